@@ -1,0 +1,175 @@
+"""The whole network: sizes, class token, pooling, trace, other image sizes, and its errors."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from convit_edu import CONFIGS, GPSA, SelfAttention, VisionTransformer, create_model
+from convit_edu.model import drop_path
+
+SMALL = {
+    "img_size": (12, 20), "patch_size": 4, "in_chans": 1, "num_classes": 5,
+    "embed_dim": 36, "depth": 3, "num_heads": 9, "local_up_to_layer": 2,
+}  # fmt: skip
+
+
+def small(**overrides):
+    torch.manual_seed(0)
+    return VisionTransformer(**SMALL | overrides).eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("convit_tiny", 5_710_512),
+        ("convit_small", 27_777_322),
+        ("convit_base", 86_540_040),
+        ("convit_tiny_plus", 9_972_912),
+        ("convit_small_plus", 48_979_882),
+        ("convit_base_plus", 153_134_856),
+    ],
+)
+def test_parameter_counts_are_those_of_the_paper(name, parameters):
+    with torch.device("meta"):
+        model = create_model(name)
+        partner = create_model(name, local_up_to_layer=0)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    # GPSA has 5 H more parameters a layer: 3 H + H in pos_proj, H gates.
+    assert sum(p.numel() for p in partner.parameters()) == parameters - 10 * 5 * model.config["num_heads"]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_named_model_runs(name):
+    overrides = {} if "mini" in name else {"img_size": 32, "depth": 2, "local_up_to_layer": 1 - name.startswith("deit")}
+    model = create_model(name, **overrides).eval()
+    assert model(torch.zeros(2, *model.patch_embed.input_shape)).shape == (2, model.config["num_classes"])
+
+
+def test_deit_is_the_same_class_without_gpsa():
+    model = small(local_up_to_layer=0)
+    assert all(isinstance(block.attn, SelfAttention) for block in model.blocks)
+    assert [isinstance(block.attn, GPSA) for block in small().blocks] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lengths"),
+    [({}, [15, 15, 16, 16]), ({"local_up_to_layer": 0}, [16] * 4), ({"pool": "mean"}, [15] * 4),
+     ({"local_up_to_layer": 0, "class_token_at": 2}, [15, 15, 16, 16]), ({"local_up_to_layer": 3}, [15] * 4)],
+)  # fmt: skip
+def test_trace_holds_true_inputs_and_shows_where_the_class_token_joins(overrides, lengths):
+    model, trace = small(**overrides), {}
+    images = torch.randn(2, 1, 12, 20)
+    logits = model(images, trace)
+    assert list(trace) == ["blocks.0", "blocks.1", "blocks.2", "norm"]
+    assert [x.shape[1] for x in trace.values()] == lengths
+    for layer in range(3):  # running a block on its traced input gives the next one's
+        out = model.blocks[layer](trace[f"blocks.{layer}"], model.grid)
+        after = model.norm(out) if layer == 2 else trace[f"blocks.{layer + 1}"]
+        assert torch.equal(out if layer < 2 else after, after[:, -out.shape[1] :] if layer < 2 else trace["norm"])
+        assert model.attention_weights(trace, layer).shape == (2, 9, lengths[layer], lengths[layer])
+    assert torch.equal(model(images), logits)
+
+
+def test_gpsa_to_the_top_pools_by_the_mean_and_keeps_an_idle_class_token():
+    model = small(local_up_to_layer=3)
+    assert model.pool == "mean" and not model.cls_token.requires_grad and "cls_token" in model.state_dict()
+    images, trace = torch.randn(2, 1, 12, 20), {}
+    logits = model(images, trace)
+    torch.testing.assert_close(logits, model.head(trace["norm"].mean(1)))
+    logits.sum().backward()
+    assert all((p.grad is None) == (name == "cls_token") for name, p in model.named_parameters())
+    model.cls_token.data += 1
+    assert torch.equal(model(images), logits)
+
+
+def test_local_start_survives_the_model_wide_initialisation():
+    for block in small(locality_strength=2.0).blocks[:2]:
+        assert torch.equal(block.attn.v.weight, torch.eye(36))
+        assert torch.equal(block.attn.pos_proj.weight[0], torch.tensor([-4.0, -4.0, -2.0]))
+        assert 0.01 < block.attn.qk.weight.std() < 0.03
+    free = small(positional_init=False, identity_values=False).blocks[0].attn
+    assert free.pos_proj.weight.abs().max() < 0.1 and free.v.weight.diagonal().mean() < 0.1
+
+
+def test_a_seed_fixes_the_weights_and_nothing_else():
+    state = torch.get_rng_state()
+    first, same, other = (create_model("convit_mini_28", seed=s).state_dict() for s in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_every_parameter_gets_a_gradient():
+    for overrides in ({}, {"local_up_to_layer": 0}, {"class_token_at": 2}, {"mixing": "single_softmax"}):
+        model = small(**overrides).train()
+        model(torch.randn(2, 1, 12, 20)).square().sum().backward()
+        assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+
+
+def test_drop_path_drops_whole_branches_and_keeps_the_mean():
+    torch.manual_seed(0)
+    out = drop_path(torch.ones(4000, 2, 3), 0.25, training=True)
+    per_image = out.flatten(1)
+    assert torch.equal(per_image.min(1).values, per_image.max(1).values)
+    assert sorted(set(per_image[:, 0].tolist())) == pytest.approx([0, 4 / 3])
+    assert out.mean() == pytest.approx(1, abs=0.05)
+    assert torch.equal(drop_path(out, 0.25, training=False), out)
+    assert [block.drop_path_rate for block in small(drop_path_rate=0.2).blocks] == [0.0, 0.1, 0.2]
+
+
+def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings():
+    model = small()
+    with torch.no_grad():
+        for block in model.blocks[:2]:  # learned weights, not the initial ones
+            block.attn.pos_proj.weight.normal_()
+            block.attn.gating_param.normal_()
+        rows, columns = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
+        model.pos_embed.zero_()[0, :, 0] = (rows + 10 * columns).flatten()
+    same = model.resized((12, 20))
+    images = torch.randn(2, 1, 12, 20)
+    assert torch.equal(same(images), model(images)) and same.pos_embed is not model.pos_embed
+    larger = model.resized((24, 40))
+    assert larger.grid == (6, 10) and larger(torch.randn(1, 1, 24, 40)).shape == (1, 5)
+    ramp = larger.pos_embed[0, :, 0].reshape(6, 10)
+    pairs = ramp.reshape(3, 2, 5, 2).mean((1, 3))  # two by two new patches cover an old one
+    torch.testing.assert_close(pairs[1, 1:4], model.pos_embed[0, :, 0].reshape(3, 5)[1, 1:4], rtol=0, atol=0.5)
+    for old, new in zip(model.blocks[:2], larger.blocks[:2], strict=True):
+        x = torch.zeros(1, 15, 36)  # equal content everywhere: what differs is position
+        assert torch.equal(old.attn.weights(x, (3, 5)), new.attn.weights(x, (3, 5)))
+    assert not small(local_up_to_layer=3).resized((24, 40)).cls_token.requires_grad
+    assert model.train().resized(16).training and not model.eval().resized(16).training
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"img_size": (12, 18)}, "12 x 18 pixels cannot be cut into patches of 4 x 4"),
+        ({"img_size": 0}, "0 x 0 pixels cannot be cut"),
+        ({"local_up_to_layer": 4}, "between 0 and the depth 3, got 4"),
+        ({"pool": "max"}, "Unknown pool 'max'; known: token, mean"),
+        ({"class_token_at": 1}, "class_token_at=1 must be a block after the last GPSA block"),
+        ({"class_token_at": 3}, "class_token_at=3 must be a block after the last GPSA block"),
+        ({"class_token_at": 2, "pool": "mean"}, "class_token_at has no meaning here"),
+        ({"drop_path_rate": 1.0}, r"drop-path rate lies in \[0, 1\), got 1.0"),
+        ({"num_heads": 6}, "6 heads cannot form a square kernel"),
+        ({"num_heads": 16}, "dim=36 cannot be shared equally by num_heads=16"),
+        ({"locality_strength": float("inf")}, "locality_strength must be finite"),
+    ],
+)
+def test_bad_configurations_are_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        small(**overrides)
+
+
+def test_bad_calls_are_named():
+    with pytest.raises(ValueError, match=r"expects images of shape \(batch, 1, 12, 20\), got \(2, 1, 20, 12\)"):
+        small()(torch.zeros(2, 1, 20, 12))
+    with pytest.raises(ValueError, match="Unknown model 'convit_huge'; known: convit_tiny, convit_small"):
+        create_model("convit_huge")
+
+
+def test_importing_the_package_loads_neither_timm_nor_torchvision_nor_matplotlib():
+    code = "import sys, convit_edu; print([m for m in ('timm', 'torchvision', 'matplotlib') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
