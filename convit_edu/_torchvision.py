@@ -1,0 +1,97 @@
+"""torchvision: make its import (and so timm's) work beside a CPU-only torch, and read its data sets."""
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import sys
+
+import torch
+
+# The operators that torchvision's own Python code refers to while it is being imported.
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+# torchvision knows md5 sums of Fashion-MNIST's packed files, but reads the unpacked ones; these are theirs.
+FASHION_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+_library = None  # operators vanish with the Library object that defined them, so it is kept here
+
+
+def ensure_importable():
+    """Define torchvision's operators `nms` and `qnms` where torchvision cannot bring its own.
+
+    torchvision's Linux wheels are linked to CUDA. Beside a CPU-only torch their compiled extension cannot
+    load, and the import stops with "operator torchvision::nms does not exist", although nothing here uses it.
+    With the names declared the import succeeds; calling such an operator still fails, with a clear message.
+
+    Does nothing if torchvision is absent, imported already or able to load its extension. Call it freely.
+    """
+    global _library
+    if _library is not None or "torchvision" in sys.modules:
+        return
+    spec = importlib.util.find_spec("torchvision")  # finds the package without importing it
+    if spec is None or _extension_loads(spec.submodule_search_locations[0]):
+        return
+    # An import that failed earlier leaves sub-modules behind, over which the next import would stumble.
+    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+        del sys.modules[name]
+    _library = torch.library.Library("torchvision", "FRAGMENT")
+    for name, schema in _SCHEMAS.items():
+        if not hasattr(torch.ops.torchvision, name):  # another package may use the same remedy
+            _library.define(schema)
+
+
+def _extension_loads(folder):
+    """Whether torchvision's compiled `_C` loads: found and loaded as torchvision/extension.py does it."""
+    loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
+    extension = importlib.machinery.FileFinder(folder, loader).find_spec("_C")
+    if extension is None:
+        return False
+    try:
+        torch.ops.load_library(extension.origin)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+def read(name, root, download=False):
+    """Read `fashion_mnist`, `cifar10` or `cifar100` from the folder `root` (a Path), every file checked.
+
+    Returns training images (M, C, h, w) uint8, labels (M,) int64, the same for test, and the class names.
+    Raises FileNotFoundError for a missing file, ValueError for a bad one, ConnectionError for no download.
+    """
+    ensure_importable()
+    from torchvision import datasets
+
+    if name == "fashion_mnist":
+        source, folder, files = datasets.FashionMNIST, root / "FashionMNIST" / "raw", FASHION_MNIST_MD5
+    else:
+        source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+        folder, meta = root / source.base_folder, (source.meta["filename"], source.meta["md5"])
+        files = dict([*source.train_list, *source.test_list, meta])
+    if download and not all((folder / file).is_file() for file in files):
+        try:
+            source(root, download=True)
+        except (RuntimeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ConnectionError(f"{name} could not be downloaded into {root} ({reason}); check the network "
+                                  f"and the folder, or put the unpacked files into {folder}.") from error
+    for file, md5 in files.items():  # before torchvision reads them, so that the message can name the file
+        path = folder / file
+        if not path.is_file():
+            raise FileNotFoundError(f"{name}: {path} is missing; with a network pass download=True, "
+                                    f"otherwise put torchvision's unpacked files into {folder}.")
+        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            raise ValueError(f"{name}: {path} is truncated or altered (its md5 is not the published one); "
+                             "delete it and fetch it again, for instance with download=True.")
+    tensors = []
+    for split in (source(root, train=True), source(root, train=False)):
+        images = torch.as_tensor(split.data)  # (M, 28, 28) or (M, 32, 32, 3)
+        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)  # (M, C, h, w)
+        tensors += [images.contiguous(), torch.as_tensor(split.targets)]
+    return *tensors, split.classes

@@ -1,0 +1,654 @@
+import gzip
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from convit_edu import _torchvision, data
+from convit_edu.data import Dataset, augment, batches, load, seeded
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_embedded.py"
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load("fashion_mnist_5k")
+
+
+def made_up(counts, num_test=4):
+    """A set whose training image i has the pixel value i, so that images can be told apart."""
+    labels = torch.cat([torch.full((count,), label) for label, count in enumerate(counts)])
+    images = torch.arange(len(labels), dtype=torch.uint8)[:, None, None, None].repeat(1, 1, 2, 2)
+    test = torch.full((num_test, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(num_test, dtype=torch.int64)
+    classes = tuple(str(label) for label in range(len(counts)))
+    return Dataset("made_up", images, labels, *test, classes, torch.zeros(1), torch.ones(1))
+
+
+def identities(dataset):
+    return dataset.train_images[:, 0, 0, 0].tolist()
+
+
+def count(labels, num_classes=10):
+    return torch.bincount(labels, minlength=num_classes).tolist()
+
+
+# ---- the embedded set
+
+
+def test_embedded_set(embedded):
+    assert embedded.train_images.shape == (5000, 1, 28, 28) and embedded.train_images.dtype == torch.uint8
+    assert embedded.test_images.shape == (1000, 1, 28, 28) and embedded.test_labels.dtype == torch.int64
+    assert count(embedded.train_labels) == [500] * 10 and count(embedded.test_labels) == [100] * 10
+    assert (embedded.num_classes, embedded.image_shape) == (10, (1, 28, 28))
+    assert embedded.classes[9] == "Ankle boot"
+    assert embedded.checksum() == data.EMBEDDED_SHA256
+
+
+def test_no_embedded_test_image_is_a_training_image(embedded):
+    train = {image.numpy().tobytes() for image in embedded.train_images}
+    assert not train & {image.numpy().tobytes() for image in embedded.test_images}
+
+
+def test_mean_and_std_are_those_of_the_training_images(embedded):
+    pixels = embedded.train_images.double() / 255
+    assert embedded.mean.item() == pytest.approx(pixels.mean().item(), abs=1e-7)
+    assert embedded.std.item() == pytest.approx(pixels.std(correction=0).item(), abs=1e-7)
+    normal = embedded.normalize(embedded.train_images)
+    assert normal.dtype == torch.float32 and normal.shape == embedded.train_images.shape
+    assert abs(normal.mean()) < 1e-4 and abs(normal.std() - 1) < 1e-4
+    assert embedded.normalize(embedded.train_images[:2], torch.bfloat16).dtype == torch.bfloat16
+
+
+def test_a_plain_channel_does_not_divide_by_zero():
+    images, labels = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8), torch.tensor([0, 1])
+    plain = data._dataset("plain", images, labels, images, labels, ["a", "b"])
+    assert torch.equal(plain.normalize(images), torch.zeros(2, 3, 4, 4))
+
+
+@pytest.fixture
+def damaged(tmp_path, monkeypatch):
+    """A copy of the embedded file, for a test to spoil."""
+    copy = tmp_path / "copy.npz"
+    shutil.copy(data._embedded_file(), copy)
+    monkeypatch.setattr(data, "_embedded_file", lambda: copy)
+    return copy
+
+
+def test_missing_embedded_file_is_named(damaged):
+    damaged.unlink()
+    with pytest.raises(FileNotFoundError, match=r"copy\.npz is missing; reinstall"):
+        load("fashion_mnist_5k")
+
+
+@pytest.mark.parametrize("length", [0, 100, 1_000_000])
+def test_truncated_embedded_file_is_named(damaged, length):
+    damaged.write_bytes(damaged.read_bytes()[:length])
+    with pytest.raises(ValueError, match=r"copy\.npz cannot be read .*; reinstall"):
+        load("fashion_mnist_5k")
+
+
+def test_flipped_bit_in_embedded_file_is_named(damaged):
+    content = bytearray(damaged.read_bytes())
+    content[1_000_000] ^= 1
+    damaged.write_bytes(content)
+    with pytest.raises(ValueError, match=r"copy\.npz cannot be read .*; reinstall"):
+        load("fashion_mnist_5k")
+
+
+@pytest.mark.parametrize("key", ["train_images", "train_labels", "test_images", "test_labels"])
+def test_one_altered_value_in_embedded_file_is_noticed(damaged, key):
+    with np.load(damaged) as file:
+        arrays = dict(file)
+    arrays[key].flat[123] ^= 1
+    np.savez(damaged, **arrays)
+    with pytest.raises(ValueError, match=r"copy\.npz is altered .*sha256"):
+        load("fashion_mnist_5k")
+
+
+# ---- names and arguments
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match="'mnist'") as error:
+        load("mnist")
+    assert all(name in str(error.value) for name in data.NAMES)
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100", "folder"])
+def test_root_is_asked_for(name):
+    with pytest.raises(ValueError, match=f"{name} needs root"):
+        load(name)
+
+
+def test_size_is_refused_where_images_have_their_own(tmp_path):
+    with pytest.raises(ValueError, match="size is for 'folder' only"):
+        load("cifar100", root=tmp_path, size=32)
+
+
+@pytest.mark.parametrize("images", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)])
+def test_dataset_refuses_other_types_and_shapes(images):
+    labels = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="mine: expected uint8"):
+        Dataset("mine", images, labels, images, labels, ("a", "b"), torch.zeros(1), torch.ones(1))
+
+
+def test_to_moves_every_tensor():
+    moved = made_up([2, 2]).to("meta")
+    assert {value.device.type for value in vars(moved).values() if torch.is_tensor(value)} == {"meta"}
+
+
+# ---- subsets
+
+
+@pytest.mark.parametrize("counts", [[20] * 5, [3, 40, 11, 7]])
+def test_subsets_of_any_size_are_nested_and_as_balanced_as_classes_permit(counts):
+    full, previous = made_up(counts), set()
+    for size in range(len(counts), sum(counts) + 1):
+        subset = full.subset(size, seed=3)
+        current = set(identities(subset))
+        assert len(current) == len(subset.train_labels) == size and previous < current
+        got = count(subset.train_labels, len(counts))
+        # A class lies more than one below the largest only where it is used up.
+        assert all(max(got) - used <= 1 or used == limit for used, limit in zip(got, counts, strict=True))
+        previous = current
+
+
+@pytest.mark.parametrize("counts", [[20] * 5, [13, 40, 11, 27]])
+def test_fractions_are_nested_and_taken_of_each_class(counts):
+    full, previous = made_up(counts), set()
+    for fraction in (0.05, 0.1, 0.3, 0.5, 0.55, 1.0):
+        subset = full.subset(fraction=fraction)
+        assert previous <= set(identities(subset))
+        previous = set(identities(subset))
+        expected = [int(fraction * number + 0.5) for number in counts]
+        assert count(subset.train_labels, len(counts)) == expected
+    assert previous == set(range(sum(counts)))
+
+
+def test_subsets_of_the_embedded_set(embedded):
+    five, ten = embedded.subset(fraction=0.05, seed=1), embedded.subset(fraction=0.1, seed=1)
+    assert count(five.train_labels) == [25] * 10 and count(ten.train_labels) == [50] * 10
+    assert torch.equal(ten.train_images[:250], five.train_images)  # the larger one begins with it
+    assert torch.equal(embedded.subset(250, seed=1).train_images, five.train_images)
+    for subset in (five, ten):
+        assert torch.equal(subset.mean, embedded.mean) and torch.equal(subset.std, embedded.std)
+        assert torch.equal(subset.test_images, embedded.test_images)
+    assert five.checksum() != embedded.checksum()
+
+
+def test_subset_keeps_images_with_their_labels():
+    full = made_up([20, 30, 40])
+    subset = full.subset(31, seed=5)
+    assert torch.equal(full.train_labels[identities(subset)], subset.train_labels)
+
+
+def test_subsets_repeat_for_one_seed_and_differ_between_seeds():
+    full = made_up([30] * 5)
+    assert identities(full.subset(20, seed=0)) == identities(full.subset(20, seed=0))
+    chosen = [set(identities(full.subset(20, seed=seed))) for seed in range(4)]
+    assert all(a != b for a, b in itertools.combinations(chosen, 2))
+    favoured = {tuple(count(full.subset(22, seed=seed).train_labels, 5)) for seed in range(10)}
+    assert len(favoured) > 3  # a remainder is not always given to the same classes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either size"),
+        ({"size": 10, "fraction": 0.5}, "either size"),
+        ({"size": 51}, "51 images are more than there are; made_up has 50"),
+        ({"size": 4}, "4 images are fewer than one a class"),
+        ({"size": -1}, "fewer than one a class"),
+        ({"fraction": 0.0}, r"lie in \(0, 1\]"),
+        ({"fraction": -0.1}, r"lie in \(0, 1\]"),
+        ({"fraction": 1.01}, r"lie in \(0, 1\]"),
+        ({"fraction": float("nan")}, r"lie in \(0, 1\]"),
+        ({"fraction": 0.01}, "below one image a class"),
+    ],
+)
+def test_impossible_subsets_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        made_up([10] * 5).subset(**arguments)
+
+
+# ---- held-out images
+
+
+def test_held_out_splits_the_training_images_and_leaves_test_alone():
+    full = made_up([20] * 5)
+    split = full.held_out(0.1, seed=2)
+    kept, aside = set(identities(split)), set(split.test_images[:, 0, 0, 0].tolist())
+    assert not kept & aside and kept | aside == set(range(100))
+    assert count(split.test_labels, 5) == [2] * 5 and count(split.train_labels, 5) == [18] * 5
+    position = split.test_images[:, 0, 0, 0].long()
+    assert torch.equal(full.train_labels[position], split.test_labels)
+    assert 255 not in aside  # the value of the true test images
+    assert torch.equal(split.mean, full.mean)
+    again, other = full.held_out(0.1, seed=2), full.held_out(0.1, seed=3)
+    assert torch.equal(again.test_images, split.test_images)
+    assert not torch.equal(other.test_images, split.test_images)
+
+
+def test_held_out_of_the_embedded_set(embedded):
+    split = embedded.subset(200, seed=0).held_out(0.1, seed=0)
+    assert (len(split.train_labels), len(split.test_labels)) == (180, 20)
+    test = {image.numpy().tobytes() for image in embedded.test_images}
+    assert not test & {image.numpy().tobytes() for image in split.test_images}
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.99, 1, 1.5, -0.5])
+def test_held_out_needs_images_on_both_sides(share):
+    with pytest.raises(ValueError, match="on both sides; the smallest class of made_up has 10"):
+        made_up([10] * 5).held_out(share)
+
+
+# ---- batches
+
+
+def take(iterator, number):
+    return list(itertools.islice(iterator, number))
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(20, 5), (20, 7), (5, 13), (1, 4), (64, 64)])
+def test_batches_are_full_and_each_epoch_covers_every_image_once(num_images, batch_size):
+    steps = take(batches(num_images, batch_size, seed=0), 3 * num_images)
+    assert all(index.shape == (batch_size,) and index.dtype == torch.int64 for index in steps)
+    epochs = torch.cat(steps)[: 3 * num_images].view(3, num_images)
+    assert torch.equal(epochs.sort(dim=1).values, torch.arange(num_images).expand(3, -1))
+    if num_images > 4:
+        assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(20, 5), (20, 7), (5, 13)])
+def test_batches_are_entered_again_at_any_step(num_images, batch_size):
+    steps = take(batches(num_images, batch_size, seed=4), 25)
+    for start in range(20):
+        again = take(batches(num_images, batch_size, seed=4, start_step=start), 5)
+        assert torch.equal(torch.stack(again), torch.stack(steps[start : start + 5]))
+
+
+def test_batches_differ_between_seeds():
+    first = [next(batches(50, 50, seed)).tolist() for seed in range(3)]
+    assert first[0] != first[1] != first[2] != first[0]
+
+
+@pytest.mark.parametrize("arguments", [(0, 4, 0), (4, 0, 0), (4, 4, 0, -1)])
+def test_impossible_batches_are_refused_at_once(arguments):
+    with pytest.raises(ValueError, match="batches needs"):
+        batches(*arguments)
+
+
+def test_seeded_streams_differ_and_repeat():
+    keys = [(0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1)]
+    draws = [torch.randint(2**60, (1,), generator=seeded(*key)).item() for key in keys]
+    assert len(set(draws)) == 4
+    assert torch.randint(2**60, (1,), generator=seeded(*keys[0])).item() == draws[0]
+
+
+# ---- augmentation
+
+
+def noise(*shape, seed=0):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def candidates(image, padding):
+    """Every flip and crop of one image (C, h, w), made the plain way."""
+    C, h, w = image.shape
+    found = {}
+    for flip in (False, True):
+        padded = torch.zeros(C, h + 2 * padding, w + 2 * padding, dtype=image.dtype)
+        padded[:, padding : padding + h, padding : padding + w] = image.flip(-1) if flip else image
+        for top, left in itertools.product(range(2 * padding + 1), repeat=2):
+            found[flip, top, left] = padded[:, top : top + h, left : left + w]
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("shape", [(40, 1, 6, 6), (40, 3, 5, 8)])
+def test_every_output_is_a_flip_and_crop_of_its_own_input(shape, dtype):
+    images = noise(*shape).to(dtype)
+    before = images.clone()
+    output = augment(images, seeded(0, "augment"), padding=1)
+    assert output.shape == images.shape and output.dtype == dtype and torch.equal(images, before)
+    used = set()
+    for image, result in zip(images, output, strict=True):
+        matches = [key for key, value in candidates(image, 1).items() if torch.equal(value, result)]
+        assert len(matches) == 1
+        used.update(matches)
+    assert len(used) > 9  # of 18: images of one batch are treated differently
+
+
+def test_flips_are_even_and_crops_uniform():
+    image = noise(1, 1, 4, 4).expand(9000, -1, -1, -1)
+    output = augment(image, seeded(0, "augment"), padding=1)
+    kinds, numbers = torch.unique(output, dim=0, return_counts=True)
+    assert len(kinds) == 18 and set(map(tuple, kinds.flatten(1).tolist())) == {
+        tuple(value.flatten().tolist()) for value in candidates(image[0], 1).values()
+    }
+    assert numbers.min() > 400 and numbers.max() < 600  # 500 expected, standard deviation 22
+
+
+def test_augmentation_can_be_switched_off_by_parts():
+    images = noise(30, 2, 6, 6)
+    assert torch.equal(augment(images, seeded(0, "x"), flip=False, padding=0), images)
+    flipped = augment(images, seeded(0, "x"), flip=True, padding=0)
+    is_same = (flipped == images).flatten(1).all(1)
+    assert 0 < is_same.sum() < 30 and torch.equal(flipped[~is_same], images[~is_same].flip(-1))
+    # With and without flips the crops are the same.
+    both, cropped = (augment(images, seeded(0, "x"), flip=flip, padding=2) for flip in (True, False))
+    assert torch.equal(both[is_same], cropped[is_same])
+
+
+def test_augmentation_follows_its_generator():
+    images = noise(20, 1, 8, 8)
+    first, again, other = (augment(images, seeded(0, "augment", step)) for step in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    generator = seeded(0, "augment")
+    assert not torch.equal(augment(images, generator), augment(images, generator))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_augmentation_and_normalisation_are_the_same_on_a_gpu(embedded):
+    images = embedded.train_images[:64]
+    here, there = augment(images, seeded(0, "augment")), augment(images.cuda(), seeded(0, "augment"))
+    assert there.is_cuda and torch.equal(here, there.cpu())
+    torch.testing.assert_close(embedded.normalize(there).cpu(), embedded.normalize(here))
+
+
+def test_augmentation_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"augment needs images \(B, C, h, w\)"):
+        augment(noise(3, 8, 8), seeded(0, "augment"))
+    with pytest.raises(ValueError, match="padding >= 0"):
+        augment(noise(2, 3, 8, 8), seeded(0, "augment"), padding=-1)
+
+
+# ---- image folders
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes in train/ and val/, of several sizes and formats: cats are red, dogs are blue."""
+    image = pytest.importorskip("PIL.Image")
+    for split, label, name, shape in (
+        ("train", "cat", "a.png", (40, 20)), ("train", "cat", "b.JPG", (16, 16)),
+        ("train", "dog", "c.png", (9, 30)), ("train", "dog", "deep/d.webp", (64, 64)),
+        ("train", "dog", "e.png", (8, 8)),
+        ("val", "cat", "f.png", (12, 12)), ("val", "dog", "g.png", (33, 17)),
+    ):  # fmt: skip
+        path = tmp_path / split / label / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.new("RGB", shape, (200, 0, 0) if label == "cat" else (0, 0, 200)).save(path)
+    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / ".hidden").mkdir()
+    return tmp_path
+
+
+def test_folder_is_read_resized_and_labelled(folder):
+    found = load("folder", root=str(folder), size=8)
+    assert found.train_images.shape == (5, 3, 8, 8) and found.train_images.dtype == torch.uint8
+    assert found.train_labels.tolist() == [0, 0, 1, 1, 1] and found.test_labels.tolist() == [0, 1]
+    assert found.classes == ("cat", "dog") and found.name == folder.name
+    red, blue = found.train_images.float()[:, 0].mean((1, 2)), found.train_images.float()[:, 2].mean((1, 2))
+    assert ((red > blue) == (found.train_labels == 0)).all()
+    assert torch.allclose(found.mean, found.train_images.float().mean((0, 2, 3)) / 255)
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_folder_keeps_the_centre(folder, wide):
+    from PIL import Image
+
+    pixels = np.zeros((4, 12, 3), np.uint8)
+    pixels[:, 4:8] = 255  # the centre square is white
+    pixels = pixels if wide else pixels.transpose(1, 0, 2).copy()
+    Image.fromarray(pixels).save(folder / "val" / "cat" / "f.png")
+    assert (load("folder", root=folder, size=4).test_images[0] == 255).all()
+
+
+def test_folder_shrinks_without_aliasing(folder):
+    from PIL import Image
+
+    pixels = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)  # a checkerboard is grey from afar
+    Image.fromarray(pixels).save(folder / "val" / "cat" / "f.png")
+    centre = load("folder", root=folder, size=8).test_images[0, :, 2:6, 2:6].float()
+    assert (centre - 127.5).abs().max() < 3
+
+
+@pytest.mark.parametrize("size", [None, 0, 8.0])
+def test_folder_needs_a_size(folder, size):
+    with pytest.raises(ValueError, match="folder needs size"):
+        load("folder", root=folder, size=size)
+
+
+def test_folder_without_val_is_refused(folder):
+    shutil.rmtree(folder / "val")
+    with pytest.raises(FileNotFoundError, match=r"val is missing; .* must hold train/"):
+        load("folder", root=folder, size=8)
+
+
+def test_folder_with_differing_classes_is_refused(folder):
+    (folder / "val" / "dog").rename(folder / "val" / "wolf")
+    with pytest.raises(ValueError, match="same class folders; odd: dog, wolf"):
+        load("folder", root=folder, size=8)
+
+
+def test_folder_without_classes_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    with pytest.raises(ValueError, match="same class folders; odd: there is none"):
+        load("folder", root=tmp_path, size=8)
+
+
+def test_class_without_images_is_refused(folder):
+    (folder / "val" / "dog" / "g.png").unlink()
+    with pytest.raises(ValueError, match="dog holds no image"):
+        load("folder", root=folder, size=8)
+
+
+@pytest.mark.parametrize("keep", [0, 40])
+def test_unreadable_image_is_named(folder, keep):
+    path = folder / "train" / "dog" / "c.png"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"c\.png is no readable image .*; replace or remove it"):
+        load("folder", root=folder, size=8)
+
+
+# ---- torchvision's sets
+
+
+FILES = {
+    "fashion_mnist": ("FashionMNIST/raw", "train-images-idx3-ubyte"),
+    "cifar10": ("cifar-10-batches-py", "data_batch_1"),
+    "cifar100": ("cifar-100-python", "train"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_torchvision_set_says_how_to_get_it(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is missing; with a network pass download=True") as error:
+        load(name, root=tmp_path)
+    assert str(tmp_path.joinpath(*FILES[name])) in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_altered_torchvision_file_is_named(name, tmp_path):
+    path = tmp_path.joinpath(*FILES[name])
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not the published bytes")
+    with pytest.raises(ValueError, match="is truncated or altered") as error:
+        load(name, root=tmp_path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_failed_download_is_one_sentence(name, tmp_path, monkeypatch):
+    from urllib.error import URLError
+
+    _torchvision.ensure_importable()
+    from torchvision import datasets
+
+    def unreachable(self, root, train=True, download=False):
+        raise URLError("Name or service\nnot known")
+
+    for kind in (datasets.FashionMNIST, datasets.CIFAR10, datasets.CIFAR100):
+        monkeypatch.setattr(kind, "__init__", unreachable)
+    with pytest.raises(ConnectionError, match=r"could not be downloaded .*not known.*; check the network"):
+        load(name, root=tmp_path, download=True)
+
+
+def test_torchvision_arrays_become_a_dataset(tmp_path, monkeypatch):
+    """The published files are too large for a test: made-up ones of that layout, with their md5 sums."""
+    import hashlib
+    import pickle
+
+    _torchvision.ensure_importable()
+    from torchvision import datasets
+
+    pixels, sums = noise(5, 3, 32, 32).numpy(), {}
+    contents = {
+        "train": {"data": pixels[:3].reshape(3, -1), "fine_labels": [2, 0, 1]},
+        "test": {"data": pixels[3:].reshape(2, -1), "fine_labels": [1, 1]},
+        "meta": {"fine_label_names": ["apple", "bear", "cup"]},
+    }
+    (tmp_path / "cifar-100-python").mkdir()
+    for name, content in contents.items():
+        packed = pickle.dumps(content)
+        (tmp_path / "cifar-100-python" / name).write_bytes(packed)
+        sums[name] = hashlib.md5(packed).hexdigest()
+    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
+    meta = {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]}
+    monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
+    found = load("cifar100", root=tmp_path)
+    assert np.array_equal(found.train_images, pixels[:3]) and np.array_equal(found.test_images, pixels[3:])
+    assert found.train_labels.tolist() == [2, 0, 1] and found.test_labels.tolist() == [1, 1]
+    assert found.classes == ("apple", "bear", "cup") and found.mean.shape == (3,)
+
+
+# ---- importing torchvision
+
+
+def new_python(*arguments):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+
+
+def test_timm_and_torchvision_import_and_data_imports_neither():
+    done = new_python("-c", """
+import sys
+import convit_edu.data
+assert not {"torchvision", "timm", "PIL"} & set(sys.modules), "imported too early"
+from convit_edu._torchvision import ensure_importable
+ensure_importable()
+ensure_importable()
+import timm, torchvision
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_import_recovers_after_a_failed_one():
+    done = new_python("-c", """
+try:
+    import torchvision
+except RuntimeError as error:
+    assert "nms does not exist" in str(error)
+from convit_edu._torchvision import ensure_importable
+ensure_importable()
+import torchvision
+assert torchvision.extension
+""")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def not_imported(monkeypatch):
+    """torchvision as before its first import, and a Library that must not be made."""
+    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
+    monkeypatch.setattr(_torchvision, "_library", None)
+
+    def refuse(*arguments):
+        raise AssertionError("operators were defined")
+
+    monkeypatch.setattr(torch.library, "Library", refuse)
+
+
+def test_nothing_is_defined_where_the_extension_loads(not_imported, monkeypatch):
+    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
+    _torchvision.ensure_importable()
+    assert _torchvision._library is None
+
+
+def test_nothing_is_defined_without_torchvision(not_imported, monkeypatch):
+    monkeypatch.setattr(_torchvision.importlib.util, "find_spec", lambda name: None)
+    _torchvision.ensure_importable()
+    assert _torchvision._library is None
+
+
+def test_extension_that_cannot_load_or_is_absent(monkeypatch, tmp_path):
+    assert not _torchvision._extension_loads(str(tmp_path))
+    (tmp_path / f"_C{_torchvision.importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    assert not _torchvision._extension_loads(str(tmp_path))
+
+
+# ---- the script that makes the embedded file
+
+
+def test_script_names_a_missing_file(tmp_path):
+    done = new_python(SCRIPT, tmp_path, "--out", tmp_path / "out.npz")
+    assert done.returncode == 1 and "holds neither train-images-idx3-ubyte.gz" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out.npz").exists()
+
+
+@pytest.fixture(scope="module")
+def script():
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("make_embedded", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_script_refuses_other_and_truncated_files(script, tmp_path):
+    name, header = "t10k-labels-idx1-ubyte", 8
+    (tmp_path / name).write_bytes(b"\0" * 10_008)
+    with pytest.raises(SystemExit, match=f"{name} is not the published Fashion-MNIST"):
+        script.read_idx(tmp_path, name, header, (10_000,))
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"\0" * 10_008)[:20])
+    with pytest.raises(SystemExit, match=rf"{name}\.gz cannot be unpacked"):
+        script.read_idx(tmp_path, name, header, (10_000,))
+
+
+def test_script_selects_the_first_of_each_class_in_file_order(script):
+    labels = np.concatenate([np.arange(10), np.arange(10)[::-1], np.arange(10)])
+    assert script.select(labels, 2).tolist() == list(range(20))
+
+
+def test_script_hashes_and_writes_what_the_loader_expects(script, tmp_path):
+    with np.load(data._embedded_file()) as file:
+        arrays = dict(file)
+    assert script.sha256(arrays) == data.EMBEDDED_SHA256
+    small = {name: array[:3] for name, array in arrays.items()}
+    script.write(small, tmp_path / "out.npz")
+    with np.load(tmp_path / "out.npz") as file:
+        assert all(np.array_equal(file[name], array) for name, array in small.items())
+    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
+
+
+def test_script_leaves_the_old_file_when_it_fails(script, tmp_path, monkeypatch):
+    (tmp_path / "out.npz").write_text("old")
+
+    def full_disk(file, **arrays):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(script.np, "savez_compressed", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        script.write({}, tmp_path / "out.npz")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.npz", "old")]
