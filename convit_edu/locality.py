@@ -1,0 +1,105 @@
+"""How far attention looks: non-locality (Eq 8), gates, and the centres and widths that heads have learned.
+
+Every layer is measured on its true input. The released code measures every layer on the raw patch embedding
+instead (reference: chapter 09). Chapters 04, 05 and 09 use this module.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .attention import GPSA
+from .model import VisionTransformer
+from .positions import Grid, patch_distances
+
+
+@dataclass(frozen=True)
+class NonLocality:
+    """What `nonlocality` returns, each (L, H) for L layers and H heads.
+
+    Attributes:
+        distance: mean distance that attention looks, in patches.
+        class_mass: mean share of a patch's attention that goes to the class token (0 where there is none).
+        uniform: the distance that uniform attention would have on this grid, in patches.
+    """
+
+    distance: Tensor
+    class_mass: Tensor
+    uniform: float
+
+    @property
+    def relative(self) -> Tensor:
+        """Distance over that of uniform attention: 0 looks at itself, 1 looks everywhere alike. (L, H)"""
+        return self.distance / self.uniform
+
+
+def uniform_nonlocality(grid: Grid) -> float:
+    """Non-locality of uniform attention on a grid, in patches: the mean distance between two patches."""
+    return patch_distances(grid, dtype=torch.float64).mean().item()
+
+
+def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Eq 8 for attention (B, H, N, N): the distance per head in patches, and the class token's mass, both (H,).
+
+    With a class token in front (N = G_h * G_w + 1) it is dropped as a query and as a key, and every row is
+    renormalised over the patches. ValueError if N is neither.
+    """
+    patches = grid[0] * grid[1]
+    tokens = weights.shape[-1]
+    if tokens not in (patches, patches + 1):
+        raise ValueError(f"Attention over {tokens} tokens does not fit a grid of {grid[0]} x {grid[1]} patches.")
+    from_patches = weights[..., tokens - patches :, :]  # (B, H, G, N): the class token is no query
+    to_class, to_patches = from_patches.split((tokens - patches, patches), dim=-1)
+    distances = patch_distances(grid, weights.device, weights.dtype)  # (G, G)
+    tiny = torch.finfo(weights.dtype).tiny  # a row wholly on the class token counts as distance 0
+    distance = (to_patches * distances).sum(-1) / to_patches.sum(-1).clamp_min(tiny)  # (B, H, G)
+    return distance.mean((0, 2)), to_class.sum(-1).mean((0, 2))
+
+
+@torch.no_grad()
+def nonlocality(model: VisionTransformer, images: Tensor, batch_size: int = 64) -> NonLocality:
+    """Non-locality (Eq 8) of every layer and head on its true input, averaged over normalised images (B, C, h, w).
+
+    The model is left in the mode it was in. ValueError for no images.
+    """
+    if len(images) == 0:
+        raise ValueError("Non-locality is an average over images; pass at least one.")
+    training = model.training
+    model.eval()
+    sums = 0
+    for batch in images.split(batch_size):
+        trace: dict[str, Tensor] = {}
+        model(batch, trace)
+        layers = [
+            torch.stack(attention_distance(model.attention_weights(trace, layer), model.grid))
+            for layer in range(len(model.blocks))
+        ]
+        sums = sums + torch.stack(layers, dim=1).double().cpu() * len(batch)  # (2, L, H)
+    model.train(training)
+    distance, class_mass = sums / len(images)
+    return NonLocality(distance, class_mass, uniform_nonlocality(model.grid))
+
+
+def gpsa_layers(model: VisionTransformer) -> list[GPSA]:
+    """The GPSA layers of a model, from the input on."""
+    return [block.attn for block in model.blocks if isinstance(block.attn, GPSA)]
+
+
+@torch.no_grad()
+def gates(model: VisionTransformer) -> Tensor:
+    """sigmoid(lambda) of every GPSA layer and head: (number of GPSA layers, H); 1 is position only."""
+    layers = [layer.gate().cpu() for layer in gpsa_layers(model)]
+    return torch.stack(layers) if layers else torch.empty(0, model.config["num_heads"])
+
+
+@torch.no_grad()
+def head_geometry(layer: GPSA) -> tuple[Tensor, Tensor]:
+    """Where a layer's heads look by position: centres (H, 2) as (x, y), and widths (H,), both in patches.
+
+    From Eq 5 read backwards: alpha = -w_d, centre = (w_x, w_y) / (2 alpha), and the width is the standard
+    deviation 1 / sqrt(2 alpha). A head whose alpha is not positive has learned no Gaussian: both are NaN.
+    """
+    w_x, w_y, w_d = layer.pos_proj.weight.double().cpu().unbind(1)  # each (H,)
+    alpha = torch.where(w_d < 0, -w_d, torch.nan)
+    return torch.stack((w_x, w_y), dim=1) / (2 * alpha[:, None]), (2 * alpha).rsqrt()

@@ -1,0 +1,140 @@
+"""Equality with timm, in float64: logits and every gradient, both ways, and its errors."""
+
+import pytest
+import torch
+
+from convit_edu import VisionTransformer, create_model
+from convit_edu.parity import from_timm, relative_difference, timm, to_timm
+
+ConVit = timm.models.convit.ConVit
+
+ODD = [
+    # heads, strength, patches a side, blocks, GPSA blocks, qkv_bias
+    (1, 1.0, 4, 2, 1, False), (1, 10.0, 5, 3, 2, True), (4, 0.1, 4, 2, 1, False), (4, 1.0, 7, 3, 2, True),
+    (4, 10.0, 3, 4, 3, False), (9, 0.1, 5, 2, 1, True), (9, 1.0, 7, 3, 2, False), (9, 10.0, 4, 4, 1, True),
+    (16, 0.1, 3, 2, 1, False), (16, 1.0, 5, 3, 2, True), (16, 10.0, 6, 2, 1, False), (9, 1.0, 4, 2, 0, True),
+]  # fmt: skip
+
+
+def randomise(model, seed=0):
+    """Weights as training may leave them: gates and positional weights of every sign, and no zero bias."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            wide = "gating_param" in name or "pos_proj" in name
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_((1.0 if wide else 0.02) * noise)
+    return model
+
+
+def largest_difference(ours, theirs, images):
+    """Over logits and every gradient, relative to the largest value of each; both models in float64."""
+    gradient_of = dict(theirs.named_parameters())
+    assert {name for name, _ in ours.named_parameters()} == set(gradient_of)
+    probe = torch.randn(len(images), ours.config["num_classes"], generator=torch.Generator().manual_seed(2)).double()
+    logits = {}
+    for model in (ours, theirs):
+        model.zero_grad()
+        logits[model] = model(images)
+        (logits[model] * probe).sum().backward()
+    differences = {"logits": relative_difference(logits[ours], logits[theirs])}
+    scale = max(p.grad.abs().max() for p in theirs.parameters())
+    for name, a in ours.named_parameters():
+        b = gradient_of[name]
+        if name.endswith("pos_proj.bias"):  # zero but for rounding in both: compare with the others' size
+            differences[name] = ((a.grad - b.grad).abs().max() / scale).item()
+        else:
+            differences[name] = relative_difference(a.grad, b.grad)
+    return max(differences.values())
+
+
+@pytest.mark.parametrize(("heads", "strength", "side", "depth", "local", "bias"), ODD)
+def test_odd_small_configurations_equal_timm(heads, strength, side, depth, local, bias):
+    torch.manual_seed(0)
+    theirs = ConVit(
+        img_size=4 * side, patch_size=4, in_chans=2, num_classes=7, embed_dim=6, depth=depth, num_heads=heads,
+        qkv_bias=bias, local_up_to_layer=local, locality_strength=strength,
+    ).double()  # fmt: skip
+    ours = from_timm(randomise(theirs))
+    images = torch.randn(3, 2, 4 * side, 4 * side).double()
+    assert largest_difference(ours, theirs, images) < 1e-9
+
+
+@pytest.mark.parametrize("name", ["convit_tiny", "convit_small", "convit_base"])
+def test_the_papers_sizes_equal_timm_at_224_pixels(name):
+    torch.manual_seed(0)
+    ours = create_model(name)
+    theirs = timm.create_model(name)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    randomise(theirs.load_state_dict(ours.state_dict(), strict=True) and theirs.double())
+    ours.double().load_state_dict(theirs.state_dict(), strict=True)
+    assert largest_difference(ours, theirs, torch.randn(1, 3, 224, 224).double()) < 1e-9
+
+
+def test_our_initial_weights_are_distributed_as_timms():
+    torch.manual_seed(0)
+    ours, theirs = create_model("convit_tiny").state_dict(), timm.create_model("convit_tiny").state_dict()
+    for name, value in ours.items():
+        if "patch_embed" in name:
+            continue  # timm starts it as torch does a convolution; so do we, with other random numbers
+        torch.testing.assert_close(value.mean(), theirs[name].mean(), rtol=0, atol=6e-3, msg=name)
+        torch.testing.assert_close(value.std(), theirs[name].std(), rtol=0.25, atol=1e-3, msg=name)
+
+
+def test_to_timm_and_back():
+    ours = randomise(create_model("convit_mini_28", seed=3)).double().eval()
+    images = torch.randn(2, 1, 28, 28).double()
+    theirs = to_timm(ours)
+    torch.testing.assert_close(theirs(images), ours(images), rtol=0, atol=1e-12)
+    back = from_timm(theirs)
+    assert torch.equal(back(images), ours(images)) and back.config == ours.config
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
+def test_deit_and_vit_come_over_with_the_class_tokens_position_folded_in(name):
+    torch.manual_seed(0)
+    theirs = randomise(timm.create_model(name, img_size=64, depth=2).eval()).double()
+    ours = from_timm(theirs)
+    images = torch.randn(2, 3, 64, 64).double()
+    assert theirs.pos_embed[:, 0].abs().max() > 0
+    torch.testing.assert_close(ours(images), theirs(images), rtol=0, atol=1e-10)
+    assert ours.config["qkv_bias"] and ours.class_token_at == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_distilled_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_tiny_r_s16_p8_224"]
+)
+def test_a_timm_model_with_other_parts_is_refused(name):
+    with pytest.raises(ValueError, match=r"has parts that VisionTransformer lacks|no class token with a position"):
+        from_timm(timm.create_model(name, img_size=32 if "r_s16" not in name else 64, depth=1))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [({"img_size": (28, 56)}, "img_size"), ({"class_token_at": 5}, "class_token_at"),
+     ({"mixing": "single_softmax"}, "mixing"), ({"local_up_to_layer": 6}, "pool")],
+)  # fmt: skip
+def test_what_timm_cannot_express_is_named(overrides, part):
+    with pytest.raises(ValueError, match=f"no equal to this model's .*{part}"):
+        to_timm(create_model("convit_mini_28", **overrides))
+
+
+def test_gpsa_to_the_top_loads_timms_weights():
+    torch.manual_seed(0)
+    theirs = ConVit(img_size=16, patch_size=4, num_classes=3, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=2)
+    ours = VisionTransformer(
+        img_size=16, patch_size=4, num_classes=3, embed_dim=16, depth=2, num_heads=4, local_up_to_layer=2
+    )
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert torch.equal(ours.cls_token, theirs.cls_token)
+
+
+def test_without_a_network_the_error_says_so(monkeypatch):
+    def offline(name, pretrained):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(ConnectionError, match=r"weights of convit_tiny could not be fetched .* there is a network"):
+        from_timm("convit_tiny", pretrained=True)
+    with pytest.raises(OSError, match="Name or service not known"):
+        from_timm("convit_tiny")
