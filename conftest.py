@@ -1,0 +1,15 @@
+"""What every test and every notebook kernel started by pytest shares."""
+
+import os
+
+# Kernels inherit this environment: stored outputs hold no progress bar.
+os.environ["CONVIT_EDU_PROGRESS"] = "0"
+# A kernel chooses the inline backend only if nobody chose before it; without that its figures are not stored.
+os.environ.pop("MPLBACKEND", None)
+
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")  # tests run in this process and open no windows
+except ImportError:
+    pass
