@@ -205,6 +205,7 @@ def train(
     device: str | torch.device = "auto",
     checkpoint: str | Path | None = None,
     label: str = "training",
+    run_type: type[Run] = Run,
 ) -> History:
     """Train `model` in place and return its history.
 
@@ -215,13 +216,14 @@ def train(
         checkpoint: a file written at every evaluation and at least once a minute. If it exists, the run goes on
             from it and ends as if it had never stopped; ValueError if it belongs to another configuration.
         label: what the progress bar says.
+        run_type: a subclass of `Run`, for another training step.
 
     Raises:
         FloatingPointError: the loss is no longer finite; says at which step. The last good checkpoint stays.
     """
     device = pick_device(device)
     checkpoint = None if checkpoint is None else Path(checkpoint)
-    run = Run(model, data, recipe, device)
+    run = run_type(model, data, recipe, device)
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     evaluated_after = recipe.evaluated_after()
