@@ -32,9 +32,11 @@ def maps(
     vmax: float | None = None,
     label: str = "attention",
     picture=None,
+    one_scale: bool = True,
 ) -> Figure:
     """Heat maps side by side, all on one colour scale from 0 to `vmax` (the largest value where None).
 
+    With `one_scale=False` each map is drawn from 0 to its own largest value, and there is no colour bar.
     `panels` are (G_h, G_w); `query` = (row, column) is marked by a cross in each. A grey `picture` (h, w), values
     0 to 255, is drawn before them with the query's patch framed.
     """
@@ -55,11 +57,12 @@ def maps(
     if picture is not None:
         _framed(axes.flat[0], array(picture), query, panels[0].shape)
     for axis, panel, title in zip(axes.flat[places - len(panels) :], panels, titles, strict=False):
-        image = axis.imshow(panel, cmap=HEAT, vmin=0, vmax=vmax)
+        image = axis.imshow(panel, cmap=HEAT, vmin=0, vmax=vmax if one_scale else panel.max())
         axis.set_title(title, fontsize=9)
         if query is not None:
             axis.plot(query[1], query[0], marker="x", color="white", markersize=7, markeredgewidth=2)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=label)
+    if one_scale:
+        figure.colorbar(image, ax=axes, shrink=0.8, label=label)
     return figure
 
 
