@@ -1,0 +1,97 @@
+"""What the benchmarks of whole models share: the four models, their training and inference steps, measuring them."""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import harness
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from convit_edu import create_model
+from convit_edu.parity import from_timm, relative_difference, timm, to_timm
+from convit_edu.train import parameter_groups
+
+LABELS = {"convit": "ConViT", "timm_convit": "timm's ConViT", "deit": "DeiT", "timm_deit": "timm's ViT"}
+REFERENCES = ("timm_convit", "deit", "timm_deit")
+MODES = ("inference", "training")
+GMACS = {"convit_mini_28": 0.02, "convit_tiny": 1.26, "convit_small": 5.76, "convit_base": 17.52}  # for one image
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    mode: str
+    precision: str
+    device: str
+    compiled: bool
+    batch: int
+
+
+def twins(name: str, device: str) -> dict[str, nn.Module]:
+    """A ConViT and the DeiT of equal width, ours and timm's: each pair has the same weights and outputs."""
+    convit = create_model(name, seed=0)
+    shared = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads", "qkv_bias")
+    torch.manual_seed(0)
+    timm_deit = timm.models.vision_transformer.VisionTransformer(**{key: convit.config[key] for key in shared})
+    models = {"convit": convit, "timm_convit": to_timm(convit), "deit": from_timm(timm_deit), "timm_deit": timm_deit}
+    images = torch.randn(2, *convit.patch_embed.input_shape)
+    with torch.no_grad():
+        for kind in ("convit", "deit"):
+            difference = relative_difference(models[kind](images), models[f"timm_{kind}"](images))
+            assert difference < 1e-3, f"timm's {kind} differs from ours by {difference}"
+    return {row: model.to(device).train() for row, model in models.items()}
+
+
+def training_step(model: nn.Module, forward: Callable, images: Tensor, labels: Tensor, precision: str):
+    """A function that does one training step: forward, loss, backward, AdamW."""
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-4)
+
+    def step() -> None:
+        with harness.autocast(images.device.type, precision):
+            logits = forward(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def inference_step(model: nn.Module, forward: Callable, images: Tensor, labels: Tensor, precision: str):
+    """A function that does one forward pass without gradients."""
+    model.eval()
+
+    @torch.no_grad()
+    def step() -> None:
+        with harness.autocast(images.device.type, precision):
+            forward(images)
+
+    return step
+
+
+def measure(case: Case, options: argparse.Namespace) -> harness.Measured:
+    """Time, and for a training step peak memory, of the four models."""
+    torch.compiler.reset()
+    models = twins(case.model, case.device)
+    convit = models["convit"]
+    images = torch.randn(case.batch, *convit.patch_embed.input_shape, device=case.device)
+    labels = torch.randint(convit.config["num_classes"], (case.batch,), device=case.device)
+    work = training_step if case.mode == "training" else inference_step
+    calls = {
+        row: work(model, torch.compile(model) if case.compiled else model, images, labels, case.precision)
+        for row, model in models.items()
+    }
+    return harness.times_and_memory(calls, case, options)
+
+
+def estimate(case: Case, options: argparse.Namespace) -> float:
+    """Seconds that `measure` takes, at 100 Gflop/s, with timm's ConViT counted twice."""
+    if case.device == "cuda":
+        return 2 * options.seconds + 60 * case.compiled
+    once = 5 * case.batch * GMACS[case.model] * (6 if case.mode == "training" else 2) / 100
+    return (2 + harness.expected_rounds(once, options)) * once + 60 * case.compiled
+
+
+def benchmark(name: str, seconds: tuple[float, float]) -> harness.Benchmark:
+    return harness.Benchmark(name, LABELS, REFERENCES, measure, estimate, seconds)
