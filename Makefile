@@ -1,4 +1,4 @@
-# make book | test | lab | notebooks | lint | clean. The first call installs into .venv, a later one does not.
+# make book | test | lab | notebooks | bench | lint | clean. The first call installs into .venv, a later one does not.
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   PIP_FLAGS="..."     more options for pip install, e.g. -v, or an index with a CPU-only torch:
@@ -11,13 +11,14 @@ PY := .venv/bin/python
 # Written when the installation is complete. It holds the directory: a moved checkout installs again.
 STAMP := .venv/.installed
 
-.PHONY: help book test lab notebooks lint clean FORCE
+.PHONY: help book test lab notebooks bench lint clean FORCE
 
 help:
 	@echo "make book       build the book into _build/html; a warning is an error"
 	@echo "make test       run the unit tests and compare every notebook with its stored outputs"
 	@echo "make lab        open JupyterLab on book/"
 	@echo "make notebooks  run every notebook again and store its outputs"
+	@echo "make bench      measure speed and memory side by side with timm, and record it"
 	@echo "make lint       check the code with ruff"
 	@echo "make clean      remove what was built (what was installed: rm -r .venv)"
 	@echo "The first call makes .venv and installs into it. Options: PYTHON=python3.12 PIP_FLAGS=..."
@@ -62,6 +63,11 @@ notebooks: $(STAMP)
 	@CONVIT_EDU_PROGRESS=0 MPLBACKEND= $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=300 \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False book/*.ipynb
+
+bench: $(STAMP)
+	@$(PY) benchmarks/attention.py
+	@$(PY) benchmarks/training.py
+	@$(PY) benchmarks/model.py --full --precision float32 --out convit_edu/recorded/benchmarks/model-cpu.json --device cpu
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .

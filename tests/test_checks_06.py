@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from convit_edu import checks
+from convit_edu.checks.fast_gpsa import ENCODINGS
 from convit_edu.positions import axis_attention
 
 
@@ -94,7 +95,7 @@ def test_apply(answer, message, capsys):
 
 # --- which encodings factorise
 
-RIGHT = {name: truth for name, (truth, _) in checks._ENCODINGS.items()}
+RIGHT = {name: truth for name, (truth, _) in ENCODINGS.items()}
 
 
 def test_which_factorise(capsys):
@@ -108,7 +109,7 @@ def test_every_wrong_guess_is_named_with_its_reason(name, capsys):
     checks.check_which_factorise(RIGHT | {name: not RIGHT[name]})
     said = capsys.readouterr().out
     assert f"'{name}' {'does' if RIGHT[name] else 'does not'} factorise" in said
-    assert checks._ENCODINGS[name][1] in said
+    assert ENCODINGS[name][1] in said
 
 
 # --- a test for it

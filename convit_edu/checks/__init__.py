@@ -1,0 +1,31 @@
+"""Checks for the exercises: each takes the reader's own function or tensor and says in words what is wrong.
+
+A check prints "Correct." or "Not yet: ..." and never stops the notebook. One module for each chapter.
+"""
+
+from .convit import check_forward, check_gpsa_parameters, check_late_token, check_repair, check_token_counts
+from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
+from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
+from .training import check_decays, check_learning_rate, check_paired_interval, check_race, check_subset
+
+__all__ = [
+    "check_mix",
+    "check_positional_weights",
+    "check_strength",
+    "check_gate_gradient",
+    "check_filter_row",
+    "check_gpsa_parameters",
+    "check_token_counts",
+    "check_late_token",
+    "check_repair",
+    "check_forward",
+    "check_axis_factors",
+    "check_apply",
+    "check_which_factorise",
+    "check_is_separable",
+    "check_learning_rate",
+    "check_decays",
+    "check_subset",
+    "check_paired_interval",
+    "check_race",
+]
