@@ -23,7 +23,8 @@ def demo(images: int, seeds: int, steps: int) -> None:
         subset = embedded.subset(size=images, seed=seed)
         for arm, overrides in ARMS.items():
             model = create_model("convit_mini_28", seed=seed, **overrides)
-            history = train(model, subset, Recipe(steps=steps, seed=seed), label=f"{arm:6} seed {seed}")
+            recipe = Recipe(steps=steps, seed=seed, evaluations=3)
+            history = train(model, subset, recipe, label=f"{arm:6} seed {seed}")
             accuracy[arm].append(history.final_accuracy)
     print("\nTest accuracy in per cent, after the last step")
     print("  seed   " + "".join(f"{arm:>8}" for arm in ARMS) + "     gap")
