@@ -1,8 +1,8 @@
 """Self-attention (Eqs 1-3) and gated positional self-attention (Eqs 6-7).
 
 Each layer has two methods that agree: `weights(x)` is the attention to look at, written as in the paper;
-`forward(x)` runs without ever storing an N x N matrix. Shapes: B batch, N tokens, H heads, d width of a
-head, D = H * d. Chapters 04 and 06 build this module step by step.
+`forward(x)` runs without storing an N x N matrix, but for the cases that its docstring and `attend` name.
+Shapes: B batch, N tokens, H heads, d width of a head, D = H * d. Chapters 04 and 06 build this step by step.
 """
 
 import math
@@ -110,7 +110,7 @@ class SelfAttention(_Attention):
         return content_scores(q, k).softmax(-1)
 
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D), by the fused kernel. `grid` plays no part."""
+        """(B, N, D) -> (B, N, D), by `attend`. `grid` plays no part."""
         self._check(x)
         q, k, v = self._split_heads(self.qkv(x), 3)  # each (B, H, N, d)
         return self._project(attend(q, k, v, dropout=self.attn_drop.p if self.training else 0.0))
@@ -201,7 +201,7 @@ class GPSA(_Attention):
     def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D); `grid` as in `weights`.
 
-        Content goes through the fused kernel, position through its two one-dimensional factors (chapter 06).
+        Content goes through `attend`, position through its two one-dimensional factors (chapter 06).
         With mixing="single_softmax", or in training with attn_drop > 0, the attention is stored instead.
         """
         self._check(x)

@@ -16,7 +16,7 @@ ensure_importable()
 import timm  # noqa: E402  only now can it be imported
 from timm.models.convit import ConVit  # noqa: E402
 
-__all__ = ["from_timm", "timm", "to_timm"]
+__all__ = ["from_timm", "relative_difference", "timm", "to_timm"]
 
 
 def from_timm(source: str | nn.Module, pretrained: bool = False) -> VisionTransformer:
