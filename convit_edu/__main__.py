@@ -1,11 +1,15 @@
-"""`python -m convit_edu demo`: ConViT and DeiT of equal size on a handful of real images, in about two minutes."""
+"""`python -m convit_edu demo | run`: the two-minute comparison, and the recorded experiments."""
 
 import argparse
 import sys
+from pathlib import Path
 from statistics import mean
 
 from . import create_model, data
+from .experiments import NAMES, SCALES
 from .train import Recipe, train
+
+OUT = Path("convit_records")  # where the reader stands, never the installed package
 
 ARMS = {"DeiT": {"local_up_to_layer": 0}, "ConViT": {}}
 
@@ -41,24 +45,56 @@ def demo(images: int, seeds: int, steps: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m convit_edu", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("demo", help="train DeiT and ConViT on a few real images and compare them")
-    command.add_argument("--images", type=int, default=200, help="training images, balanced over ten classes (200)")
-    command.add_argument("--seeds", type=int, default=2, help="how often each model is trained (2)")
-    command.add_argument("--steps", type=int, default=300, help="optimiser steps of each run (300)")
-    options = parser.parse_args(arguments)
-    if min(options.images, options.seeds, options.steps) < 1:
-        parser.error("--images, --seeds and --steps must be at least 1.")
+    options = _parser().parse_args(arguments)
     try:
-        demo(options.images, options.seeds, options.steps)
+        return options.function(options) or 0
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        print("\nStopped. What was recorded is kept; the same command goes on from there.", file=sys.stderr)
         return 130
-    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m convit_edu", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("demo", help="train DeiT and ConViT on a few real images and compare them")
+    command.add_argument("--images", type=positive, default=200, help="training images, over ten classes (200)")
+    command.add_argument("--seeds", type=positive, default=2, help="how often each model is trained (2)")
+    command.add_argument("--steps", type=positive, default=300, help="optimiser steps of each run (300)")
+    command.set_defaults(function=lambda options: demo(options.images, options.seeds, options.steps))
+
+    command = commands.add_parser("run", help="run recorded experiments; the same command goes on where it stopped")
+    command.add_argument("names", nargs="+", metavar="NAME", help=f"all, or some of: {', '.join(NAMES)}")
+    command.add_argument("--scale", default="laptop", help=f"one of {', '.join(SCALES)} (laptop)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
+    command.add_argument("--jobs", type=positive, help="runs side by side (a CPU: one a core; a GPU: four)")
+    command.add_argument("--seeds", type=positive, help="seeds of each run (laptop: 5, gpu: 3)")
+    command.add_argument("--data", metavar="ROOT", help="the folder with CIFAR-100 or Imagenette, for scale gpu")
+    command.add_argument("--out", type=Path, default=OUT, help=f"the folder to record into ({OUT})")
+    command.set_defaults(function=_run)
+
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from . import runner
+
+    names = list(NAMES) if options.names == ["all"] else options.names
+    failed = runner.run(
+        names, options.scale, options.device, options.jobs, options.seeds, options.data, options.out
+    )
+    if failed:
+        print(f"{failed} run(s) failed; their reasons are recorded, and the same command tries them again.")
+    return 1 if failed else 0
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Every layer is measured on its true input. The released code measures every laye
 instead (reference: chapter 09). Chapters 04, 05 and 09 use this module.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -58,10 +60,13 @@ def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def nonlocality(model: VisionTransformer, images: Tensor, batch_size: int = 64) -> NonLocality:
+def nonlocality(
+    model: VisionTransformer, images: Tensor, batch_size: int = 64, shortcut: bool = False
+) -> NonLocality:
     """Non-locality (Eq 8) of every layer and head on its true input, averaged over normalised images (B, C, h, w).
 
-    The model is left in the mode it was in. ValueError for no images.
+    With `shortcut=True` every layer is measured as the released code does it: on the raw patch embedding, without
+    position embedding, norm or class token. The model is left in the mode it was in. ValueError for no images.
     """
     if len(images) == 0:
         raise ValueError("Non-locality is an average over images; pass at least one.")
@@ -70,12 +75,14 @@ def nonlocality(model: VisionTransformer, images: Tensor, batch_size: int = 64) 
     sums = 0
     for batch in images.split(batch_size):
         trace: dict[str, Tensor] = {}
-        model(batch, trace)
-        layers = [
-            torch.stack(attention_distance(model.attention_weights(trace, layer), model.grid))
-            for layer in range(len(model.blocks))
-        ]
-        sums = sums + torch.stack(layers, dim=1).double().cpu() * len(batch)  # (2, L, H)
+        if shortcut:
+            raw = model.patch_embed(batch)  # (B, N, D)
+            weights = [block.attn.weights(raw, model.grid) for block in model.blocks]
+        else:
+            model(batch, trace)
+            weights = [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
+        layers = [torch.stack(attention_distance(each, model.grid)) for each in weights]
+        sums = sums + torch.stack(layers, dim=1).cpu().double() * len(batch)  # (2, L, H)
     model.train(training)
     distance, class_mass = sums / len(images)
     return NonLocality(distance, class_mass, uniform_nonlocality(model.grid))
@@ -100,6 +107,40 @@ def head_geometry(layer: GPSA) -> tuple[Tensor, Tensor]:
     From Eq 5 read backwards: alpha = -w_d, centre = (w_x, w_y) / (2 alpha), and the width is the standard
     deviation 1 / sqrt(2 alpha). A head whose alpha is not positive has learned no Gaussian: both are NaN.
     """
-    w_x, w_y, w_d = layer.pos_proj.weight.double().cpu().unbind(1)  # each (H,)
+    w_x, w_y, w_d = layer.pos_proj.weight.cpu().double().unbind(1)  # each (H,)
     alpha = torch.where(w_d < 0, -w_d, torch.nan)
     return torch.stack((w_x, w_y), dim=1) / (2 * alpha[:, None]), (2 * alpha).rsqrt()
+
+
+@contextmanager
+def forced_gates(model: VisionTransformer, gate: float, layers: int | None = None) -> Iterator[None]:
+    """Within this context the first `layers` GPSA layers (all where None) have their gates at `gate` (Table 6).
+
+    1 masks the content, 0 masks the position. ValueError for a gate outside [0, 1] or more layers than there are.
+    """
+    found = gpsa_layers(model)
+    layers = len(found) if layers is None else layers
+    if not 0 <= gate <= 1 or not 0 <= layers <= len(found):
+        raise ValueError(f"A gate lies in [0, 1] and there are {len(found)} GPSA layers; got {gate} and {layers}.")
+    with _replaced([(layer.gating_param, torch.logit(torch.tensor(float(gate)))) for layer in found[:layers]]):
+        yield
+
+
+@contextmanager
+def masked_positions(model: VisionTransformer) -> Iterator[None]:
+    """Within this context the absolute position embeddings are zero (Table 5)."""
+    with _replaced([(model.pos_embed, torch.zeros(()))]):
+        yield
+
+
+@contextmanager
+def _replaced(values: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Parameters filled with other values, and put back whatever happens."""
+    kept = [parameter.detach().clone() for parameter, _ in values]
+    try:
+        for parameter, value in values:
+            parameter.data.fill_(value.item())
+        yield
+    finally:
+        for (parameter, _), old in zip(values, kept):
+            parameter.data.copy_(old)

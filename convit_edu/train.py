@@ -1,14 +1,15 @@
 """Training and testing: one recipe for ConViT and DeiT alike (Section 4, at the size of one machine).
 
 AdamW with decay on matrices only, linear warm-up and cosine decay, label smoothing, stochastic depth, flips
-and padded crops. A run is fixed by its recipe and seed, can be interrupted, and resumes from its checkpoint
-exactly: every random number of a step depends on the seed and the step alone. Chapter 07 uses this module.
+and padded crops; on demand random erasing, mixup and cutmix. A run is fixed by its recipe and seed, can be
+interrupted, and resumes from its checkpoint exactly: every random number of a step depends on the seed and the
+step alone. Chapter 07 uses this module.
 """
 
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -16,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .data import Dataset, augment, batches, seeded
-from .model import VisionTransformer
+from .data import Dataset, augment, batches, mix, random_erasing, seeded
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,14 @@ class Recipe:
         label_smoothing: probability spread over all classes.
         drop_path: stochastic depth of the last block; None leaves the model's own.
         flip, crop_padding: random horizontal flip; random crop after padding by so many pixels.
+        erasing: probability that an image has a rectangle of noise put into it; see `data.random_erasing`.
+        mixup, cutmix: alpha of the Beta distribution that says how two images are mixed, 0 being off; see
+            `data.mix`. With both on, each batch takes one of them, with probability 1/2.
         evaluations: how often, at equal distances, the test accuracy is measured; the last is at the end.
         precision: "float32", or "bfloat16" for autocast.
         seed: of data order, augmentation and stochastic depth.
+
+    Raises ValueError for a value that no run can have.
     """
 
     steps: int = 300
@@ -46,6 +51,9 @@ class Recipe:
     drop_path: float | None = None
     flip: bool = True
     crop_padding: int = 2
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
     evaluations: int = 8
     precision: str = "float32"
     seed: int = 0
@@ -55,6 +63,11 @@ class Recipe:
             raise ValueError(f"Unknown precision {self.precision!r}; known: float32, bfloat16.")
         if min(self.steps, self.batch_size, self.evaluations) < 1:
             raise ValueError("A recipe needs at least one step, one image a batch and one evaluation.")
+        if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf and 0 <= self.erasing <= 1):
+            raise ValueError(
+                "mixup and cutmix must be finite and not negative, and erasing is a probability in [0, 1], "
+                f"not {self.mixup}, {self.cutmix} and {self.erasing}."
+            )
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""
@@ -76,11 +89,14 @@ class History:
         loss: training loss of every step.
         accuracy: test accuracy in per cent, by number of steps done.
         seconds: time spent training and testing, over all parts of an interrupted run.
+        measured: what a subclass of `Run` measures besides, by name and number of steps done; numbers and lists
+            of them, so that it can be saved with a checkpoint and written as JSON.
     """
 
     loss: list[float] = field(default_factory=list)
     accuracy: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
+    measured: dict[str, dict[int, object]] = field(default_factory=dict)
 
     @property
     def final_accuracy(self) -> float:
@@ -89,10 +105,12 @@ class History:
 
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """`device`, where "auto" is CUDA if there is any and the CPU otherwise."""
+    """`device`, where "auto" is the first there is of CUDA, Apple's GPU (MPS) and the CPU."""
     if device != "auto":
         return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 def progress(*args, **options) -> tqdm:
@@ -134,6 +152,7 @@ class Run:
     def __init__(self, model: nn.Module, data: Dataset, recipe: Recipe, device: torch.device):
         self.model, self.data, self.recipe, self.device = model.to(device).train(), data.to(device), recipe, device
         self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+        self.forward = self.model  # what a training step calls; `train` puts the compiled model here
         self.history, self.step = History(), 0
         self.identity = (
             {f"model.{name}": value for name, value in getattr(model, "config", {}).items()}
@@ -151,10 +170,15 @@ class Run:
         torch.manual_seed(seeded(recipe.seed, "dropout", self.step).initial_seed())  # stochastic depth, dropout
         indices = indices.to(self.device)
         images = augment(self.data.train_images[indices], generator, flip=recipe.flip, padding=recipe.crop_padding)
+        images, targets = self.data.normalize(images), self.data.train_labels[indices]
+        if recipe.erasing:
+            images = random_erasing(images, seeded(recipe.seed, "erasing", self.step), recipe.erasing)
+        if recipe.mixup or recipe.cutmix:  # targets (B,) become (B, num_classes)
+            generator = seeded(recipe.seed, "mix", self.step)
+            images, targets = mix(images, targets, self.data.num_classes, generator, recipe.mixup, recipe.cutmix)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = self.model(self.data.normalize(images))  # (B, num_classes)
-        labels = self.data.train_labels[indices]
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            logits = self.forward(images)  # (B, num_classes)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
         self.optimizer.zero_grad()
@@ -162,6 +186,10 @@ class Run:
         self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    def evaluate(self) -> None:
+        """Measure the test accuracy now. A subclass measures more by extending this, into `history.measured`."""
+        self.history.accuracy[self.step] = evaluate(self.model, self.data, self.device)
 
     def save(self, path: Path) -> None:
         """Write the run to `path` in one move: a killed process leaves the old file or the new, never a half."""
@@ -184,7 +212,8 @@ class Run:
         """Go back to where `path` was saved. ValueError if it is no checkpoint or of another configuration."""
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            identity = state["identity"]
+            # A setting that a checkpoint does not know is younger than it: the run had what is now the default.
+            identity = {f"recipe.{setting.name}": setting.default for setting in fields(Recipe)} | state["identity"]
         except Exception as error:
             raise ValueError(f"{path} is not a readable checkpoint; delete it to train from the start.") from error
         differing = [name for name in self.identity | identity if self.identity.get(name) != identity.get(name)]
@@ -199,24 +228,28 @@ class Run:
 
 
 def train(
-    model: VisionTransformer,
+    model: nn.Module,
     data: Dataset,
     recipe: Recipe,
     device: str | torch.device = "auto",
     checkpoint: str | Path | None = None,
     label: str = "training",
     run_type: type[Run] = Run,
+    compile: bool = False,
 ) -> History:
     """Train `model` in place and return its history.
 
     Args:
         model, data, recipe: what, on what, and how. The seed of the recipe does not cover the model's own
             initial weights: see `create_model(name, seed=...)`.
-        device: "auto" takes CUDA where there is one.
+        device: "auto" takes a GPU where there is one; see `pick_device`.
         checkpoint: a file written at every evaluation and at least once a minute. If it exists, the run goes on
             from it and ends as if it had never stopped; ValueError if it belongs to another configuration.
         label: what the progress bar says.
-        run_type: a subclass of `Run`, for another training step.
+        run_type: a subclass of `Run`, for another training step or further measurements.
+        compile: train through torch.compile, which needs a C++ compiler on a CPU and Triton on CUDA. The first
+            step takes long, the others less time; results differ by rounding and by what stochastic depth and
+            dropout draw.
 
     Raises:
         FloatingPointError: the loss is no longer finite; says at which step. The last good checkpoint stays.
@@ -224,6 +257,8 @@ def train(
     device = pick_device(device)
     checkpoint = None if checkpoint is None else Path(checkpoint)
     run = run_type(model, data, recipe, device)
+    if compile:
+        run.forward = torch.compile(run.model)  # beside the model, whose state dict would change its names
     if checkpoint is not None and checkpoint.exists():
         run.load(checkpoint)
     evaluated_after = recipe.evaluated_after()
@@ -247,14 +282,14 @@ def train(
 
     try:
         order = batches(len(data.train_labels), recipe.batch_size, recipe.seed, start_step=run.step)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
             while run.step < recipe.steps:
                 pending.append(run.train_step(next(order)))
                 if run.step not in evaluated_after and run.step % 10:
                     continue
                 settle()
                 if run.step in evaluated_after:
-                    run.history.accuracy[run.step] = evaluate(model, run.data, device)
+                    run.evaluate()
                     bar.set_postfix_str(f"test {run.history.accuracy[run.step]:.1f} %")
                     settle()  # the time of the test counts too
                 if checkpoint is not None and (run.step in evaluated_after or time.perf_counter() - saved > 60):

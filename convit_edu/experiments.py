@@ -1,0 +1,374 @@
+"""The paper's tables and figures as named grids of runs, at two scales; chapters 08 to 10 read what they recorded.
+
+A cell of a grid is a label, for people, and a configuration, for the machine: the data, the whole model, what
+is frozen, the whole recipe. The seed is added when it runs: it fixes the subset, the initial weights, the
+order of the data and the augmentation, and all arms use the same ones. `python -m convit_edu list` shows all.
+"""
+
+import inspect
+import json
+from dataclasses import dataclass, field, replace
+from statistics import mean
+
+import torch
+from torch import nn
+
+from .cnn import CNN, create_cnn
+from .locality import gpsa_layers
+from .model import CONFIGS, VisionTransformer
+from .train import Recipe
+
+LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # the same trials for every arm
+SEARCH_SEEDS = 2
+ARMS = ("ConViT", "DeiT, equal heads", "DeiT, few heads", "CNN")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiments are.
+
+    Attributes:
+        data: the data set (see `data.load`).
+        model, changes: a named configuration and what differs from it.
+        few_heads: the other head count at which DeiT is tried.
+        sizes: changes for the three sizes of `size`, with `few_heads` of each.
+        batch_size, steps, long_steps: images in a step; steps of the short and of the long budget.
+        fractions, long_fractions: shares of the training images at each budget.
+        search_fraction, ablation_fractions, grid_fraction: shares used by these experiments.
+        grid_layers: numbers of GPSA layers in `locality_grid`.
+        recipe: what else differs from the default recipe.
+        cnn_width: width of the convolutional reference.
+        seeds: how many.
+        job_memory: bytes of the machine's memory that one run needs.
+        larger: the scale for larger images, on which `dynamics` is run too.
+    """
+
+    name: str
+    data: str
+    model: str
+    changes: dict
+    few_heads: int
+    sizes: dict[str, dict]
+    batch_size: int
+    steps: int
+    long_steps: int
+    fractions: tuple[float, ...]
+    long_fractions: tuple[float, ...]
+    search_fraction: float
+    ablation_fractions: tuple[float, ...]
+    grid_fraction: float
+    grid_layers: tuple[int, ...]
+    cnn_width: int
+    recipe: dict = field(default_factory=dict)
+    seeds: int = 5
+    job_memory: float = 1.0e9
+    larger: "Scale | None" = None
+
+
+LAPTOP = Scale(
+    name="laptop",
+    data="fashion_mnist_5k",
+    model="convit_mini_28",
+    changes=dict(embed_dim=54, depth=4, local_up_to_layer=3),
+    few_heads=3,
+    sizes={
+        "small": dict(embed_dim=36, num_heads=4, few_heads=2),
+        "medium": dict(embed_dim=54, num_heads=9, few_heads=3),
+        "large": dict(embed_dim=96, num_heads=16, few_heads=6),
+    },
+    batch_size=32,
+    steps=200,
+    long_steps=800,
+    fractions=(0.05, 0.2, 1.0),
+    long_fractions=(0.05, 1.0),
+    search_fraction=0.2,
+    ablation_fractions=(0.1, 1.0),
+    grid_fraction=0.2,
+    grid_layers=(1, 2, 4),
+    cnn_width=22,
+)
+GPU = Scale(
+    name="gpu",
+    data="cifar100",
+    model="convit_mini_32",
+    changes={},
+    few_heads=6,
+    sizes={
+        "small": dict(embed_dim=96, num_heads=4, few_heads=3),
+        "medium": dict(embed_dim=216, num_heads=9, few_heads=6),
+        "large": dict(embed_dim=384, num_heads=16, few_heads=8),
+    },
+    batch_size=512,
+    steps=8000,  # 4.1 million images
+    long_steps=8000,
+    fractions=(),
+    long_fractions=(0.05, 0.2, 1.0),
+    search_fraction=0.2,
+    ablation_fractions=(0.1, 1.0),
+    grid_fraction=0.2,
+    grid_layers=(1, 3, 5, 7),
+    cnn_width=48,
+    recipe=dict(crop_padding=4, precision="bfloat16"),
+    seeds=3,
+    job_memory=4.0e9,
+)
+GPU = replace(
+    GPU, larger=replace(GPU, data="imagenette", model="convit_mini_64", changes=dict(img_size=96), batch_size=256)
+)
+
+
+def rehearsal(scale: Scale) -> Scale:
+    """Every run of a scale in four steps or fewer: to see that all of it works before time is spent on it."""
+    recipe = scale.recipe | dict(evaluations=1, precision="float32")
+    larger = scale.larger and rehearsal(scale.larger)
+    return replace(
+        scale, name=f"{scale.name}-rehearsal", steps=2, long_steps=2 if scale.steps == scale.long_steps else 4,
+        batch_size=8, recipe=recipe, seeds=2, larger=larger,
+    )  # fmt: skip
+
+
+SCALES = {scale.name: scale for scale in (LAPTOP, GPU, rehearsal(LAPTOP), rehearsal(GPU))}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the recorded search has chosen: a learning rate for every arm, and the better DeiT."""
+
+    rates: dict[str, float]
+    best_deit: str
+
+    def rate(self, arm: str) -> float:
+        return self.rates[self.best_deit if arm == "DeiT" else arm]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a grid: what to call it and what to run."""
+
+    label: dict
+    config: dict
+    seeds: tuple[int, ...] | None = None  # where they are fixed; otherwise the scale or the reader says how many
+
+
+def scores(runs: list[dict]) -> dict[str, dict[float, float]]:
+    """From the runs of `search`: held-out accuracy in per cent by arm and learning rate, the mean over seeds."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in runs:
+        if "result" in run:
+            arm, rate = run["label"]["arm"], run["label"]["lr"]
+            found.setdefault(arm, {}).setdefault(rate, []).append(run["result"]["accuracy"])
+    return {arm: {rate: mean(found[arm][rate]) for rate in sorted(found[arm])} for arm in found}
+
+
+def choose(runs: list[dict], scale: Scale) -> Settings:
+    """The settings that won the recorded search. ValueError if the search is missing or not complete."""
+    table = scores(runs)
+    if any(len(table.get(arm, {})) < len(LEARNING_RATES) for arm in ARMS):
+        raise ValueError(
+            f"The learning rates of scale {scale.name} are not known yet; "
+            f"first run: python -m convit_edu run search --scale {scale.name}"
+        )
+    best = {arm: max(rates, key=rates.get) for arm, rates in table.items()}
+    top = {arm: table[arm][best[arm]] for arm in ARMS}
+    return Settings(best, max(("DeiT, equal heads", "DeiT, few heads"), key=top.get))
+
+
+# --- configurations
+
+
+def _whole(function, given: dict) -> dict:
+    """All arguments of a call, defaults included, but for those that are off by default and left off.
+
+    So an argument added later, off by default, leaves the identity of every recorded run as it was.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "self"}
+    return {name: value for name, value in (defaults | given).items() if value or defaults[name]}
+
+
+class Grid:
+    """Builds the cells of one scale."""
+
+    def __init__(self, scale: Scale, settings: Settings | None):
+        self.scale, self.settings = scale, settings
+
+    def transformer(self, arm: str, **changes) -> dict:
+        """The model of an arm: ConViT, or a DeiT of equal width, depth and size."""
+        scale = self.scale
+        few = changes.pop("few_heads", scale.few_heads)
+        model = CONFIGS[scale.model] | scale.changes | changes
+        if arm.startswith("DeiT"):
+            model["local_up_to_layer"] = 0
+            if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
+                model["num_heads"] = few
+        return _whole(VisionTransformer, model)
+
+    def cnn(self) -> dict:
+        base = CONFIGS[self.scale.model]
+        given = dict(in_chans=base.get("in_chans", 3), num_classes=base["num_classes"], width=self.scale.cnn_width)
+        return {"kind": "CNN"} | _whole(CNN, given)
+
+    def cell(
+        self,
+        label: dict,
+        arm: str = "ConViT",
+        fraction: float = 1.0,
+        long: bool = False,
+        freeze: str = "",
+        recipe: dict | None = None,
+        lr: float | None = None,
+        held_out: bool = False,
+        evaluations: int = 8,
+        seeds: tuple[int, ...] | None = None,
+        save: str = "",
+        **changes,
+    ) -> Cell:
+        """A cell. `freeze` is "gate" (at 1/2, not trained) or "attention" (all of it, position only)."""
+        scale = self.scale
+        steps = scale.long_steps if long else scale.steps
+        full_recipe = dict(steps=steps, batch_size=scale.batch_size, warmup_steps=steps // 10, evaluations=evaluations)
+        full_recipe |= scale.recipe | {"lr": lr or self.settings.rate(arm)} | (recipe or {})
+        model = self.cnn() if arm == "CNN" else self.transformer(arm, **changes)
+        # Non-locality, gates, masks and the shortcut, where the paper looks inside: all images, long training.
+        probe = arm != "CNN" and fraction == 1.0 and steps == scale.long_steps and not held_out
+        config = {
+            "data": scale.data, "fraction": fraction, "held_out": held_out, "model": model, "freeze": freeze,
+            "recipe": _whole(Recipe, full_recipe),
+            "probe": probe, "save": save,
+        }  # fmt: skip
+        config = {key: value for key, value in config.items() if value}
+        return Cell(label, json.loads(json.dumps(config)), seeds)  # tuples as lists, as a record has them
+
+    # --- the experiments
+
+    def search(self) -> list[Cell]:
+        """Learning rates: four for every arm, scored on a tenth of the training images held out."""
+        fraction, seeds = self.scale.search_fraction, tuple(range(SEARCH_SEEDS))
+        return [
+            self.cell({"arm": arm, "lr": lr}, arm, fraction, lr=lr, held_out=True, seeds=seeds, evaluations=1)
+            for arm in ARMS
+            for lr in LEARNING_RATES
+        ]
+
+    def sample_efficiency(self) -> list[Cell]:
+        """Table 2, Fig 2: accuracy against the share of training images, at two budgets of steps."""
+        budgets = {False: self.scale.fractions, True: self.scale.long_fractions}
+        return [
+            self.cell({"arm": arm, "fraction": fraction, "steps": self._steps(long)}, arm, fraction, long)
+            for long, fractions in budgets.items()
+            for fraction in fractions
+            for arm in ("ConViT", "DeiT", "CNN")
+        ]
+
+    def _steps(self, long: bool) -> int:
+        return self.scale.long_steps if long else self.scale.steps
+
+    def size(self) -> list[Cell]:
+        """Table 1: equal pairs at three sizes, on all images."""
+        return [
+            self.cell({"size": size, "arm": arm}, arm, **changes)
+            for size, changes in self.scale.sizes.items()
+            for arm in ("ConViT", "DeiT")
+        ]
+
+    def pair(self) -> list[Cell]:
+        """ConViT and DeiT on all images, trained long: what the experiments that look inside share."""
+        return [self.cell({"arm": arm}, arm, long=True) for arm in ("ConViT", "DeiT")]
+
+    def dynamics(self) -> list[Cell]:
+        """Fig 5, 6, 12 to 14: non-locality by layer and head, gates and accuracy over training."""
+        larger = Grid(self.scale.larger, self.settings).pair() if self.scale.larger else []
+        return self.pair() + [replace(cell, label=cell.label | {"data": cell.config["data"]}) for cell in larger]
+
+    def masking(self) -> list[Cell]:
+        """Tables 5 and 6: positions or content masked at test time. The runs of `dynamics`."""
+        return self.pair()
+
+    def metric(self) -> list[Cell]:
+        """Non-locality on the true inputs of every layer against the published shortcut. The runs of `dynamics`."""
+        return self.pair()
+
+    def ablation(self) -> list[Cell]:
+        """Table 3, rows a to g; and what the paper does not separate: late token, bias, each half of the start."""
+        random = dict(positional_init=False, identity_values=False)
+        late = dict(class_token_at=(CONFIGS[self.scale.model] | self.scale.changes)["local_up_to_layer"])
+        table = {
+            "a": dict(), "b": dict(freeze="gate"), "c": random, "d": dict(freeze="gate", **random),
+            "e": dict(arm="DeiT"), "f": dict(freeze="attention"), "g": dict(freeze="attention", **random),
+            "DeiT, late class token": dict(arm="DeiT", **late),
+        }  # fmt: skip
+        more = {
+            "ConViT, qkv bias": dict(qkv_bias=True), "DeiT, qkv bias": dict(arm="DeiT", qkv_bias=True),
+            "identity values alone": dict(positional_init=False),
+            "positional start alone": dict(identity_values=False),
+            "ConViT, 1 head": dict(num_heads=1),
+            "DeiT, equal heads": dict(arm="DeiT, equal heads"), "DeiT, few heads": dict(arm="DeiT, few heads"),
+        }  # fmt: skip
+        small, full = self.scale.ablation_fractions
+        return [
+            self.cell({"row": row, "fraction": fraction}, fraction=fraction, evaluations=evaluations, **what)
+            for fraction, evaluations, rows in ((small, 4, table | more), (full, 8, table))
+            for row, what in rows.items()
+        ]
+
+    def locality_grid(self) -> list[Cell]:
+        """Fig 8: locality strength by number of GPSA layers, all models reading the mean of their tokens."""
+        fraction = self.scale.grid_fraction
+        shared = dict(fraction=fraction, evaluations=4, pool="mean")
+        return [self.cell({"strength": None, "layers": 0}, **shared, local_up_to_layer=0)] + [
+            self.cell(
+                {"strength": strength, "layers": layers}, **shared, local_up_to_layer=layers, locality_strength=strength
+            )
+            for strength in (0.25, 1.0, 4.0)
+            for layers in self.scale.grid_layers
+        ]
+
+    def psa(self) -> list[Cell]:
+        """Fig 9: one softmax over both scores (Eq 4) against the gated sum of two (Eq 7)."""
+        return [*self.pair(), self.cell({"arm": "PSA"}, long=True, mixing="single_softmax")]
+
+    def cutmix(self) -> list[Cell]:
+        """Does CutMix alone make a DeiT local? Both arms with it and without."""
+        return [
+            self.cell({"arm": arm, "cutmix": alpha}, arm, long=True, recipe={"cutmix": alpha})
+            for alpha in (0.0, 1.0)
+            for arm in ("ConViT", "DeiT")
+        ]
+
+    def checkpoints(self) -> list[Cell]:
+        """A trained ConViT and its DeiT partner, for the chapters that look inside: seed 0 of `dynamics`."""
+        return [
+            self.cell({"arm": arm}, arm, long=True, save=arm.lower(), seeds=(0,)) for arm in ("ConViT", "DeiT")
+        ]
+
+
+# In the order in which a campaign runs them. `speed` is no grid: it is a view of the benchmarks' records.
+NAMES = (
+    "search", "sample_efficiency", "dynamics", "masking", "metric", "ablation", "checkpoints", "locality_grid", "psa",
+    "cutmix", "size",
+)  # fmt: skip
+
+
+def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
+    """The cells of a named experiment. ValueError for an unknown name, or where settings are needed and None."""
+    if name not in NAMES:
+        raise ValueError(f"Unknown experiment {name!r}; known: {', '.join(NAMES)}.")
+    if settings is None and name != "search":
+        raise ValueError(f"{name} needs the learning rates chosen by search at scale {scale.name}; run search first.")
+    return getattr(Grid(scale, settings), name)()
+
+
+def build(config: dict, seed: int) -> nn.Module:
+    """The model of a configuration, with its initial weights and with what the ablation freezes."""
+    given = dict(config["model"])
+    if given.pop("kind", "") == "CNN":
+        return create_cnn(seed=seed, **given)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = VisionTransformer(**given)
+    if freeze := config.get("freeze"):
+        for layer in gpsa_layers(model):
+            # Rows f and g of Table 3 are position only; the other rows without gating mix half and half.
+            layer.gating_param.data.fill_(1000.0 if freeze == "attention" else 0.0)
+            for parameter in layer.parameters() if freeze == "attention" else [layer.gating_param]:
+                parameter.requires_grad_(False)
+    return model

@@ -1,0 +1,177 @@
+"""Recorded runs: a JSON file for each experiment and scale, doubted when read, written in one move.
+
+A run is {id, label, seed, config, result, history, meta, digest}, or has `error` in the place of `result` and
+`history`. `id` names configuration and seed, so that a run is done once however many experiments share it;
+`digest` covers everything else, so that a file edited by hand is noticed. Clocks, devices and versions stand
+in `meta` alone: `result` and `history` of the same id are equal to the bit on one machine.
+"""
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .model import VisionTransformer
+
+SCHEMA = 1
+FIELDS = {"id": str, "label": dict, "seed": int, "config": dict, "meta": dict, "digest": str}
+
+
+class RecordError(ValueError):
+    """A record that cannot be read, or cannot be written; says which file and what to do."""
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def identity(config: dict, seed: int) -> str:
+    """The name of a run: 16 hexadecimal digits that depend on its configuration and seed alone."""
+    return _sha256([config, seed])[:16]
+
+
+def sealed(run: dict) -> dict:
+    """The run with its `digest`."""
+    body = json.loads(json.dumps({key: value for key, value in run.items() if key != "digest"}))  # keys as in a file
+    return body | {"digest": _sha256(body)}
+
+
+def shipped() -> Path:
+    """The folder of the records that come with the package."""
+    return Path(str(resources.files(__package__) / "recorded"))
+
+
+def path_of(folder: str | Path, scale: str, name: str) -> Path:
+    """Where the record of an experiment stands in a folder of records."""
+    return Path(folder) / scale / f"{name}.json"
+
+
+def read(path: str | Path) -> list[dict]:
+    """The runs of a record; an empty list if there is no such file.
+
+    Raises:
+        RecordError: the file is cut short, of a newer schema, not a record, or was edited by hand.
+    """
+    path = Path(path)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (ValueError, OSError) as error:
+        raise RecordError(
+            f"{path} is no readable record ({error}); delete it to make it again, or take it from a backup."
+        ) from error
+    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
+        raise RecordError(f"{path} is not a record of this package; give another folder, or move the file away.")
+    if record["schema"] > SCHEMA:
+        raise RecordError(
+            f"{path} has schema {record['schema']}, and this version reads up to {SCHEMA}; install a newer convit_edu."
+        )
+    runs = record.get("runs")
+    if not isinstance(runs, list):
+        raise RecordError(f"{path} holds no list of runs; delete it to make it again.")
+    for run in runs:
+        _check(run, path)
+    return runs
+
+
+def _check(run: object, path: Path) -> None:
+    whole = isinstance(run, dict) and all(isinstance(run.get(key), kind) for key, kind in FIELDS.items())
+    if not whole or ("error" in run) == ("result" in run):
+        raise RecordError(f"{path} holds a run that is not whole; delete the file to make it again.")
+    if sealed(run)["digest"] != run["digest"] or identity(run["config"], run["seed"]) != run["id"]:
+        raise RecordError(
+            f"{path}: run {run['id']} ({run['label']}, seed {run['seed']}) was changed after it was recorded; "
+            "take that line from a backup, or delete it to run it again."
+        )
+
+
+def write(path: str | Path, name: str, scale: str, runs: Iterable[dict]) -> None:
+    """Write a record in one move: whoever is killed on the way leaves the old file or the new, never a half.
+
+    Raises:
+        RecordError: the disk is full or the folder cannot be written; the file is as it was.
+    """
+    head = json.dumps({"schema": SCHEMA, "name": name, "scale": scale})
+    lines = ",\n".join(json.dumps(run) for run in runs)  # a line a run: a change shows as a changed line
+    write_bytes(path, f'{head[:-1]}, "runs": [\n{lines}\n]}}\n'.encode())
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write any file of a folder of records in one move. RecordError as in `write`."""
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise RecordError(
+            f"{path} could not be written ({reason}); what was recorded before is untouched. "
+            "Make room, or give another folder with --out, and run again."
+        ) from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder itself is missing or read-only: the sentence above says it
+
+
+@contextmanager
+def only_writer(folder: str | Path):
+    """Hold a folder of records; RecordError if another process does. The system frees it when a process dies."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise RecordError(
+            f"Another process is writing to {folder}; wait for it, stop it, or give another folder with --out."
+        ) from None
+    except OSError as error:
+        raise RecordError(f"{folder} cannot be written ({error}); give another folder with --out.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
+    """A model's weights in float16 and its configuration, as the content of a safetensors file."""
+    from safetensors.torch import save
+
+    weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
+    return save(weights, {"config": json.dumps(model.config), "run": run_id})
+
+
+def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> VisionTransformer:
+    """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
+
+    The shipped ones are made again by `python -m convit_edu run checkpoints`. RecordError if there is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder or shipped()) / scale / f"{name}.safetensors"
+    if not path.is_file():
+        raise RecordError(f"There is no checkpoint {path}; make it with: python -m convit_edu run checkpoints")
+    try:
+        with safe_open(path, "pt") as file:
+            config = json.loads(file.metadata()["config"])
+            weights = {key: file.get_tensor(key).float() for key in file.keys()}
+        model = VisionTransformer(**config)
+        model.load_state_dict(weights)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise RecordError(f"{path} is no readable checkpoint ({error}); delete it to make it again.") from error
+    return model.eval()
+

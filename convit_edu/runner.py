@@ -1,0 +1,412 @@
+"""Runs the grids of `experiments`: several processes, one writer, nothing done twice, nothing lost.
+
+Only the parent writes, after every run. A run that was killed leaves a checkpoint and goes on from it; a run
+that fails is recorded with its reason. On a CPU every run has one thread, however many run side by side, so
+that its numbers do not depend on `jobs`.
+"""
+
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import data, records
+from .experiments import SCALES, Cell, Scale, build, choose, grid
+from .locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from .model import VisionTransformer
+from .train import Recipe, Run, evaluate, pick_device, progress, train
+
+PROBE_IMAGES = 200  # test images on which non-locality is measured
+LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
+
+
+# --- one run, in a process of its own
+
+
+class ProbedRun(Run):
+    """A run that measures non-locality and gates at the start and at every evaluation."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        images = self.data.test_images[:: max(1, len(self.data.test_images) // PROBE_IMAGES)]
+        self.probe_images = self.data.normalize(images)
+        self.measure()
+
+    def evaluate(self) -> None:
+        super().evaluate()
+        self.measure()
+
+    def measure(self) -> None:
+        found = nonlocality(self.model, self.probe_images)
+        for name, value in (
+            ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
+        ):  # fmt: skip
+            self.history.measured.setdefault(name, {})[self.step] = rounded(value)
+
+
+def rounded(values: Tensor) -> list:
+    """A tensor as nested lists with five decimals: what is worth keeping."""
+    return [rounded(value) for value in values] if values.ndim else round(values.item(), 5)
+
+
+@lru_cache(maxsize=2)
+def dataset(name: str, root: str | None) -> data.Dataset:
+    """A data set by the name in a configuration. FileNotFoundError says how to get what is missing."""
+    if name == "imagenette":
+        folder = Path(root or "data") / "imagenette2-96"
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"Imagenette is not in {folder}; unpack its 96-pixel version there (train/ and val/), "
+                "or name its parent folder with --data."
+            )
+        return data.load("folder", folder, size=96)
+    if name != "fashion_mnist_5k" and root is None:
+        raise FileNotFoundError(f"{name} does not come with the package; name the folder that holds it with --data.")
+    return data.load(name, root)
+
+
+def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
+    """Train and measure one run: {"result", "history", "meta"} and, where asked for, the "weights" as bytes."""
+    images = dataset(config["data"], root)
+    if config.get("held_out"):
+        images = images.held_out()  # the same tenth for every seed and arm
+    if config["fraction"] < 1:
+        images = images.subset(fraction=config["fraction"], seed=seed)
+    model = build(config, seed)
+    recipe = Recipe(**config["recipe"], seed=seed)
+    probed = config.get("probe", False)
+    history = train(
+        model, images, recipe, device, checkpoint, run_type=ProbedRun if probed else Run, compile=device == "cuda"
+    )
+    result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
+    if probed:
+        on_device = images.to(pick_device(device))
+        result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
+    stretch = max(1, len(history.loss) // LOSS_POINTS)
+    losses = [history.loss[start : start + stretch] for start in range(0, len(history.loss), stretch)]
+    answer = {
+        "result": result,
+        "history": {
+            "accuracy": history.accuracy, "loss": [round(sum(part) / len(part), 5) for part in losses],
+            **history.measured,
+        },
+        "meta": metadata(device, images, history.seconds),
+    }  # fmt: skip
+    if "save" in config:
+        answer["weights"] = records.checkpoint_bytes(model, records.identity(config, seed))
+    return answer
+
+
+def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:
+    """Tables 5 and 6: accuracy in per cent with absolute positions, content or position masked at test time."""
+    with masked_positions(model):
+        found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
+    layers = gpsa_layers(model)
+    if layers and layers[0].mixing == "gated":
+        for what, gate in (("content", 1), ("position", 0)):
+            found[what] = []  # masked in the first layer, in the first two, ...
+            for number in range(1, len(layers) + 1):
+                with forced_gates(model, gate, number):
+                    found[what].append(evaluate(model, images, device))
+    return found
+
+
+def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
+    """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
+    probe = images.normalize(images.test_images[:: max(1, len(images.test_images) // PROBE_IMAGES)])
+    return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in
+            (("true", False), ("shortcut", True))}  # fmt: skip
+
+
+def metadata(device: str, images: data.Dataset, seconds: float) -> dict:
+    """Where, when and on what a run was made."""
+    on_gpu = device.startswith("cuda")
+    return {
+        "seconds": round(seconds, 2),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name() if on_gpu else device,
+        "threads": torch.get_num_threads(),
+        "processor": processor(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "data": images.checksum(),
+    }
+
+
+@lru_cache
+def processor() -> str:
+    try:
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        return names[0].split(":", 1)[1].strip()
+    except (OSError, IndexError):
+        return platform.processor()
+
+
+@lru_cache
+def commit() -> str | None:
+    """The commit of the checkout that the package runs from; None where it is installed."""
+    folder = Path(__file__).parents[1]
+    if not (folder / ".git").exists():
+        return None
+    command = ("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def start_worker(threads: int) -> None:
+    """Prepare a process: its threads, no answer to Ctrl-C (the parent's), and an end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ["CONVIT_EDU_PROGRESS"] = "0"
+    torch.set_num_threads(threads)
+    parent = os.getppid()
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+# --- many runs
+
+
+@dataclass
+class Task:
+    """A run to do, and the records it belongs to: (experiment, label) pairs."""
+
+    config: dict
+    seed: int
+    entries: list[tuple[str, dict]]
+    estimate: float = 0.0
+
+    @property
+    def id(self) -> str:
+        return records.identity(self.config, self.seed)
+
+
+class Campaign:
+    """The records of a folder at one scale, and what is left to do in it."""
+
+    def __init__(self, names: list[str], scale: Scale, out: Path, seeds: int | None):
+        self.names, self.scale, self.out = names, scale, out
+        self.seeds = scale.seeds if seeds is None else seeds
+        known = {path.stem for path in (out / scale.name).glob("*.json")} | set(names)
+        self.runs = {name: records.read(records.path_of(out, scale.name, name)) for name in sorted(known)}
+
+    def search_runs(self) -> list[dict]:
+        """The reader's own search where it was run in this folder, else the shipped one."""
+        return self.runs.get("search") or records.read(records.path_of(records.shipped(), self.scale.name, "search"))
+
+    def cells(self, name: str) -> list[Cell]:
+        return grid(name, self.scale, None if name == "search" else choose(self.search_runs(), self.scale))
+
+    def tasks(self, name: str) -> list[Task]:
+        """What is left of an experiment. Runs that other experiments have done are copied, not repeated."""
+        cells = self.cells(name)
+        done = {run["id"]: run for runs in self.runs.values() for run in runs if "result" in run and self.whole(run)}
+        wanted = {(records.identity(cell.config, seed), str(cell.label)): (cell, seed) for cell in cells
+                  for seed in cell.seeds or range(self.seeds)}  # fmt: skip
+        # More seeds than asked for are kept; what the grid no longer contains is not.
+        configs = [cell.config for cell in cells]
+        kept = [run for run in self.runs[name] if run["config"] in configs and run["id"] in done]
+        have = {(run["id"], str(run["label"])) for run in kept}
+        tasks: dict[str, Task] = {}
+        for key, (cell, seed) in wanted.items():
+            if key in have:
+                continue
+            if key[0] in done:
+                kept.append(records.sealed(done[key[0]] | {"label": cell.label}))
+            else:
+                tasks.setdefault(key[0], Task(cell.config, seed, [])).entries.append((name, cell.label))
+        self.runs[name] = kept
+        self.save(name)
+        for task in tasks.values():
+            task.estimate = self.estimate(task.config)
+        return list(tasks.values())
+
+    def weights_path(self, config: dict) -> Path:
+        return self.out / self.scale.name / f"{config['save']}.safetensors"
+
+    def whole(self, run: dict) -> bool:
+        """Whether the weights of a run that saves them are still there."""
+        return "save" not in run["config"] or self.weights_path(run["config"]).is_file()
+
+    def save(self, name: str) -> None:
+        order = {str(cell.label): number for number, cell in enumerate(self.cells(name))}
+        self.runs[name].sort(key=lambda run: (order[str(run["label"])], run["seed"]))
+        if self.runs[name]:
+            records.write(records.path_of(self.out, self.scale.name, name), name, self.scale.name, self.runs[name])
+
+    def add(self, task: Task, answer: dict) -> None:
+        """Record what a task gave: a result, or the reason of its failure."""
+        if (weights := answer.pop("weights", None)) is not None:
+            records.write_bytes(self.weights_path(task.config), weights)
+        for name, label in task.entries:
+            run = {"id": task.id, "label": label, "seed": task.seed, "config": task.config, **answer}
+            self.runs[name] = [old for old in self.runs[name] if (old["id"], old["label"]) != (task.id, label)]
+            self.runs[name].append(records.sealed(run))
+            self.save(name)
+
+    def estimate(self, config: dict) -> float:
+        """Seconds that a run will take: as long as the same run took before, else by its arithmetic."""
+        times, rates = known_seconds(self.scale.name)
+        return times.get(records.identity(config, 0)) or arithmetic(config) / rates
+
+
+@lru_cache
+def known_seconds(scale: str) -> tuple[dict[str, float], float]:
+    """From the shipped records: seconds by the identity of seed 0, and operations a second."""
+    paths = (records.shipped() / scale).glob("*.json")
+    found = [run for path in paths for run in records.read(path) if "result" in run]
+    times = {records.identity(run["config"], 0): run["meta"]["seconds"] for run in found}
+    rates = [arithmetic(run["config"]) / run["meta"]["seconds"] for run in found]
+    return times, statistics.median(rates) if rates else 2e10 if scale.startswith("laptop") else 2e13
+
+
+def arithmetic(config: dict) -> float:
+    """Operations of a run, roughly: training steps and evaluations."""
+    recipe, model = config["recipe"], config["model"]
+    if model.get("kind") == "CNN":
+        forward = 3e5 * model["width"] ** 2
+    else:
+        side = model["img_size"] // model["patch_size"]
+        width, tokens = model["embed_dim"], side * side
+        forward = model["depth"] * tokens * (24 * width**2 + 4 * width * tokens + 3000 * model["num_heads"])
+    return forward * (3 * recipe["steps"] * recipe["batch_size"] + 1000 * recipe["evaluations"])
+
+
+def default_jobs(device: torch.device) -> int:
+    """As many runs side by side as there are cores; four on a GPU."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 4 if device.type == "cuda" else cores
+
+
+def check_memory(jobs: int, scale: Scale) -> None:
+    """ValueError if so many jobs would not fit into the free memory."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return  # not known on this system
+    if jobs * scale.job_memory > free:
+        fitting = max(1, int(free // scale.job_memory))
+        raise ValueError(
+            f"{jobs} jobs need about {jobs * scale.job_memory / 1e9:.0f} GB and {free / 1e9:.1f} GB are free; "
+            f"use --jobs {fitting}."
+        )
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def run(
+    names: list[str], scale_name: str = "laptop", device: str = "auto", jobs: int | None = None,
+    seeds: int | None = None, root: str | None = None, out: str | Path = "convit_records",
+) -> int:  # fmt: skip
+    """Run named experiments into the folder `out`; returns how many runs failed.
+
+    Raises:
+        ValueError: an unknown name or scale, a record that cannot be read or written, too many jobs.
+        FileNotFoundError: the data are not where they should be.
+    """
+    if scale_name not in SCALES:
+        raise ValueError(f"Unknown scale {scale_name!r}; known: {', '.join(SCALES)}.")
+    scale, where = SCALES[scale_name], pick_device(device)
+    jobs = jobs or default_jobs(where)
+    check_memory(jobs, scale)
+    failed = 0
+    with records.only_writer(Path(out) / scale_name):
+        campaign = Campaign(names, scale, Path(out), seeds)
+        for name in names:  # one after the other: the rates that search finds decide what comes next
+            tasks = campaign.tasks(name)
+            have = len(campaign.runs[name])
+            total = sum(task.estimate for task in tasks)
+            jobs_now = max(1, min(jobs, len(tasks)))
+            print(
+                f"{name}: {have} runs recorded, {len(tasks)} to do, about {minutes(total / jobs_now)} "
+                f"with {jobs_now} side by side on {where.type}.", flush=True,
+            )  # fmt: skip
+            if tasks:
+                for source in {task.config["data"] for task in tasks}:
+                    dataset(source, root)  # missing data are noticed here, once and early
+                failed += _run_tasks(campaign, name, tasks, where, jobs_now, root)
+    return failed
+
+
+def _run_tasks(
+    campaign: Campaign, name: str, tasks: list[Task], device: torch.device, jobs: int, root: str | None
+) -> int:
+    """Run all tasks and record each as it ends; returns how many failed."""
+    partial = campaign.out / campaign.scale.name / "unfinished"
+    threads = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // jobs)
+    # The longest first: so that no core waits at the end for a single long run.
+    queue = iter(sorted(tasks, key=lambda task: -task.estimate))
+    failed = 0
+    bar = progress(total=sum(task.estimate for task in tasks), desc=name,
+                   bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left{postfix}")  # fmt: skip
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (threads,))
+    try:
+        for task, future in _side_by_side(pool, queue, jobs, str(device), root, partial):
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
+                raise ValueError(
+                    "A process was killed from outside, most likely because memory ran out; "
+                    f"{len(campaign.runs[name])} runs are recorded. Run again with a smaller --jobs."
+                ) from error
+            if error is not None:
+                failed += 1
+                reason = f"{type(error).__name__}: {error}"
+                campaign.add(task, {"error": reason, "meta": {"date": datetime.now(UTC).isoformat(timespec="seconds")}})
+                print(f"\n{name} {task.entries[0][1]} seed {task.seed} failed: {reason}", file=sys.stderr)
+            else:
+                campaign.add(task, future.result())
+                (partial / f"{task.id}.pt").unlink(missing_ok=True)
+            bar.update(task.estimate)
+            bar.set_postfix_str(f"{len(campaign.runs[name])} runs recorded")
+    except BaseException:
+        for process in list((pool._processes or {}).values()):
+            process.kill()  # runs in flight keep their checkpoints
+        raise
+    finally:
+        bar.close()
+        pool.shutdown(wait=True, cancel_futures=True)
+        if partial.is_dir() and not any(partial.iterdir()):
+            partial.rmdir()
+    return failed
+
+
+def _side_by_side(
+    pool: ProcessPoolExecutor, queue: Iterator[Task], jobs: int, device: str, root: str | None, partial: Path
+) -> Iterator[tuple[Task, Future]]:
+    """Keep `jobs` tasks running and yield each as it ends."""
+    running: dict[Future, Task] = {}
+    while True:
+        for task in queue:
+            checkpoint = str(partial / f"{task.id}.pt")
+            running[pool.submit(perform, task.config, task.seed, device, root, checkpoint)] = task
+            if len(running) >= jobs:
+                break
+        if not running:
+            return
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            yield running.pop(future), future
