@@ -1,11 +1,11 @@
-"""`python -m convit_edu demo | run`: the two-minute comparison, and the recorded experiments."""
+"""`python -m convit_edu demo | run | list | report`: the two-minute comparison, and the recorded experiments."""
 
 import argparse
 import sys
 from pathlib import Path
 from statistics import mean
 
-from . import create_model, data
+from . import create_model, data, report
 from .experiments import NAMES, SCALES
 from .train import Recipe, train
 
@@ -76,6 +76,15 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--out", type=Path, default=OUT, help=f"the folder to record into ({OUT})")
     command.set_defaults(function=_run)
 
+    command = commands.add_parser("list", help="what experiments there are, and what is recorded of them")
+    command.add_argument("--out", type=Path, default=OUT, help=f"your own records ({OUT})")
+    command.set_defaults(function=lambda options: print(report.listing(options.out)))
+
+    command = commands.add_parser("report", help="tables, intervals and verdicts from the records")
+    command.add_argument("names", nargs="*", metavar="NAME", help="experiments (all)")
+    command.add_argument("--scale", help="only this scale (all that are recorded)")
+    command.add_argument("--out", type=Path, default=OUT, help=f"your own records, shown beside the shipped ({OUT})")
+    command.set_defaults(function=lambda options: print(report.text(options.names, options.scale, options.out)))
     return parser
 
 

@@ -222,7 +222,7 @@ def random_erasing(images, generator, probability):
     aspect = torch.exp(math.log(0.3) + math.log(3.3 / 0.3) * aspect).clamp(area / w**2, h**2 / area)
     height = (area * aspect).sqrt().round().clamp(1, h)
     width = (area / height).round().clamp(1, w)
-    top, left = ((top * (h + 1 - height)).floor(), (left * (w + 1 - width)).floor())
+    top, left = (top * (h + 1 - height)).floor(), (left * (w + 1 - width)).floor()
     height = height * (chosen < probability)  # no row of an image that is not chosen
     box = torch.stack([top, top + height, left, left + width]).to(images.device, torch.int64)  # in one transfer
     top, bottom, left, right = box[:, :, None, None, None]  # (B, 1, 1, 1) each
@@ -252,7 +252,8 @@ def mix(images, labels, num_classes, generator, mixup=0.0, cutmix=0.0):
     if cut:
         h, w = images.shape[2:]
         height, width = (round(side * math.sqrt(1 - lam)) for side in (h, w))
-        top, left = rng.integers(h) - height // 2, rng.integers(w) - width // 2  # a centre in the image
+        y, x = rng.integers((h, w)).tolist()  # the centre, in the image
+        top, left = y - height // 2, x - width // 2
         rows, columns = slice(max(top, 0), min(top + height, h)), slice(max(left, 0), min(left + width, w))
         images = images.clone()
         images[:, :, rows, columns] = partner[:, :, rows, columns]

@@ -18,9 +18,16 @@ from .locality import gpsa_layers
 from .model import CONFIGS, VisionTransformer
 from .train import Recipe
 
-LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)  # the same trials for every arm
+# As many trials for every arm; a convolutional network with batch norm wants larger steps than a transformer.
+_TRANSFORMER_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
+LEARNING_RATES = {
+    "ConViT": _TRANSFORMER_RATES,
+    "DeiT, equal heads": _TRANSFORMER_RATES,
+    "DeiT, few heads": _TRANSFORMER_RATES,
+    "CNN": (2e-3, 4e-3, 8e-3, 16e-3),
+}
 SEARCH_SEEDS = 2
-ARMS = ("ConViT", "DeiT, equal heads", "DeiT, few heads", "CNN")
+STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
 
 @dataclass(frozen=True)
@@ -74,18 +81,18 @@ LAPTOP = Scale(
     sizes={
         "small": dict(embed_dim=36, num_heads=4, few_heads=2),
         "medium": dict(embed_dim=54, num_heads=9, few_heads=3),
-        "large": dict(embed_dim=96, num_heads=16, few_heads=6),
+        "large": dict(embed_dim=80, num_heads=16, few_heads=5),
     },
     batch_size=32,
-    steps=200,
-    long_steps=800,
+    steps=300,
+    long_steps=1200,
     fractions=(0.05, 0.2, 1.0),
     long_fractions=(0.05, 1.0),
     search_fraction=0.2,
     ablation_fractions=(0.1, 1.0),
     grid_fraction=0.2,
-    grid_layers=(1, 2, 4),
-    cnn_width=22,
+    grid_layers=(1, 4),
+    cnn_width=16,
 )
 GPU = Scale(
     name="gpu",
@@ -163,13 +170,13 @@ def scores(runs: list[dict]) -> dict[str, dict[float, float]]:
 def choose(runs: list[dict], scale: Scale) -> Settings:
     """The settings that won the recorded search. ValueError if the search is missing or not complete."""
     table = scores(runs)
-    if any(len(table.get(arm, {})) < len(LEARNING_RATES) for arm in ARMS):
+    if any(set(table.get(arm, {})) < set(rates) for arm, rates in LEARNING_RATES.items()):
         raise ValueError(
             f"The learning rates of scale {scale.name} are not known yet; "
             f"first run: python -m convit_edu run search --scale {scale.name}"
         )
     best = {arm: max(rates, key=rates.get) for arm, rates in table.items()}
-    top = {arm: table[arm][best[arm]] for arm in ARMS}
+    top = {arm: table[arm][best[arm]] for arm in best}
     return Settings(best, max(("DeiT, equal heads", "DeiT, few heads"), key=top.get))
 
 
@@ -245,8 +252,8 @@ class Grid:
         fraction, seeds = self.scale.search_fraction, tuple(range(SEARCH_SEEDS))
         return [
             self.cell({"arm": arm, "lr": lr}, arm, fraction, lr=lr, held_out=True, seeds=seeds, evaluations=1)
-            for arm in ARMS
-            for lr in LEARNING_RATES
+            for arm, rates in LEARNING_RATES.items()
+            for lr in rates
         ]
 
     def sample_efficiency(self) -> list[Cell]:
@@ -318,7 +325,7 @@ class Grid:
             self.cell(
                 {"strength": strength, "layers": layers}, **shared, local_up_to_layer=layers, locality_strength=strength
             )
-            for strength in (0.25, 1.0, 4.0)
+            for strength in STRENGTHS
             for layers in self.scale.grid_layers
         ]
 
@@ -327,12 +334,9 @@ class Grid:
         return [*self.pair(), self.cell({"arm": "PSA"}, long=True, mixing="single_softmax")]
 
     def cutmix(self) -> list[Cell]:
-        """Does CutMix alone make a DeiT local? Both arms with it and without."""
-        return [
-            self.cell({"arm": arm, "cutmix": alpha}, arm, long=True, recipe={"cutmix": alpha})
-            for alpha in (0.0, 1.0)
-            for arm in ("ConViT", "DeiT")
-        ]
+        """Does CutMix alone make a DeiT local? DeiT with it and without."""
+        alphas = (0.0, 1.0)
+        return [self.cell({"arm": "DeiT", "cutmix": a}, "DeiT", long=True, recipe={"cutmix": a}) for a in alphas]
 
     def checkpoints(self) -> list[Cell]:
         """A trained ConViT and its DeiT partner, for the chapters that look inside: seed 0 of `dynamics`."""

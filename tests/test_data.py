@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from convit_edu import _torchvision, data
-from convit_edu.data import Dataset, augment, batches, load, seeded
+from convit_edu.data import Dataset, augment, batches, load, mix, random_erasing, seeded
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_embedded.py"
 
@@ -367,6 +367,141 @@ def test_augmentation_refuses_other_shapes():
         augment(noise(3, 8, 8), seeded(0, "augment"))
     with pytest.raises(ValueError, match="padding >= 0"):
         augment(noise(2, 3, 8, 8), seeded(0, "augment"), padding=-1)
+
+
+# ---- random erasing
+
+
+def rectangles(changed):
+    """Top, left, height and width (B, 4) of the pixels changed (B, h, w), which must fill a rectangle."""
+    found = []
+    for image in changed:
+        y, x = image.nonzero().unbind(1)
+        found.append([y.min(), x.min(), y.max() - y.min() + 1, x.max() - x.min() + 1])
+        assert len(y) == found[-1][2] * found[-1][3]
+    return torch.tensor(found)
+
+
+def test_erasing_puts_noise_into_a_rectangle_and_leaves_the_rest():
+    images = noise(2000, 3, 28, 28).float() + 1000
+    before = images.clone()
+    output = random_erasing(images, seeded(0, "erasing"), 0.3)
+    assert output.shape == images.shape and output.dtype == images.dtype and torch.equal(images, before)
+    changed = output != images
+    assert (changed[:, :1] == changed).all()  # the same place in every channel
+    chosen = changed.flatten(1).any(1)
+    assert chosen.float().mean().item() == pytest.approx(0.3, abs=0.04)  # standard deviation 0.01
+    values = output[changed]
+    assert abs(values.mean()) < 0.02 and abs(values.std() - 1) < 0.02
+    top, left, height, width = rectangles(changed[chosen, 0]).unbind(1)
+    share = height * width / 28**2
+    assert 0.017 < share.min() < 0.03 and 0.32 < share.max() < 0.345
+    assert share.mean().item() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.015)  # standard deviation 0.004
+    aspect = (height / width)[share > 0.08]  # sides so long that rounding plays little part
+    assert 0.27 < aspect.min() < 0.36 and 2.8 < aspect.max() < 3.7
+    assert abs(aspect.log().mean()) < 0.15  # standard deviation 0.03
+    assert top.min() == left.min() == 0 and (top + height).max() == (left + width).max() == 28
+    free = (28 - height) > 5  # a place is uniform over what is free
+    assert (top / (28 - height))[free].mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("shape", [(300, 1, 4, 60), (300, 2, 60, 4), (300, 1, 1, 1)])
+def test_erasing_fits_into_images_of_any_shape(shape):
+    images = torch.full(shape, 50.0)
+    changed = (random_erasing(images, seeded(0, "erasing"), 1) != images)[:, 0]
+    height, width = rectangles(changed).unbind(1)[2:]
+    assert (height * width <= shape[2] * shape[3] * 0.4).all() or shape[2:] == (1, 1)
+
+
+def test_erasing_follows_its_generator_and_its_probability():
+    images = torch.full((60, 1, 10, 10), 50.0)
+    some, again, other = (random_erasing(images, seeded(0, "erasing", step), 0.4) for step in (0, 0, 1))
+    assert torch.equal(some, again) and not torch.equal(some, other)
+    every, none = (random_erasing(images, seeded(0, "erasing"), probability) for probability in (1, 0))
+    assert torch.equal(none, images)
+    assert (every != images).flatten(1).any(1).all()
+    chosen = (some != images).flatten(1).any(1)
+    assert 0 < chosen.sum() < 60 and torch.equal(some[chosen], every[chosen])
+
+
+def test_erasing_refuses_what_it_cannot_do():
+    for images, probability in ((torch.zeros(3, 8, 8), 0.5), (torch.zeros(2, 3, 8, 8), 1.5)):
+        with pytest.raises(ValueError, match=r"random_erasing needs images \(B, C, h, w\) and a probability"):
+            random_erasing(images, seeded(0, "erasing"), probability)
+
+
+# ---- mixup and cutmix
+
+
+def test_cutmix_targets_are_the_true_shares_of_pixels():
+    labels, shares = torch.tensor([4, 1, 2, 3, 0]), []
+    images = labels[:, None, None, None].expand(-1, 2, 7, 12).float()  # every pixel says whose it is
+    for step in range(100):
+        mixed, targets = mix(images, labels, 6, seeded(0, "mix", step), cutmix=1.0)
+        counted = torch.stack([(mixed == label).float().mean((1, 2, 3)) for label in range(6)], dim=1)  # (B, K)
+        assert targets.dtype == torch.float32
+        torch.testing.assert_close(targets, counted)
+        foreign = mixed[0, 0] != images[0, 0]  # (h, w)
+        for image, own in zip(mixed[[0, 1, 3, 4]], images[[0, 1, 3, 4]], strict=True):  # 2 is its own partner
+            assert ((image != own) == foreign).all()
+        if foreign.any():
+            rectangles(foreign[None])
+        shares.append(foreign.float().mean().item())
+    assert min(shares) < 0.05 and max(shares) > 0.7 and len(set(shares)) > 30
+    assert (images == labels[:, None, None, None]).all()  # the input is left as it was
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0])
+def test_mixup_is_the_convex_mix_with_a_beta_share(alpha):
+    images, labels = torch.randn(4, 1, 3, 3, generator=seeded(0, "images")), torch.tensor([0, 1, 2, 2])
+    shares = []
+    for step in range(1500):
+        mixed, targets = mix(images, labels, 3, seeded(0, "mix", step), mixup=alpha)
+        share = targets[0, 0]
+        torch.testing.assert_close(mixed, share * images + (1 - share) * images.flip(0))
+        expected = torch.tensor([[share, 0, 1 - share], [0, share, 1 - share], [0, 1 - share, share],
+                                 [1 - share, 0, share]])
+        torch.testing.assert_close(targets, expected)
+        shares.append(share)
+    shares = torch.stack(shares)
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.05)
+    assert shares.var().item() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)  # Beta(alpha, alpha)
+
+
+def test_with_both_on_each_takes_half_of_the_batches():
+    images, labels = torch.randn(8, 1, 6, 6, generator=seeded(0, "images")), torch.arange(8)
+    cut = 0
+    for step in range(400):
+        mixed, targets = mix(images, labels, 8, seeded(0, "mix", step), mixup=0.8, cutmix=1.0)
+        torch.testing.assert_close(targets.sum(1), torch.ones(8))
+        cut += ((mixed == images) | (mixed == images.flip(0))).all().item()
+    assert 160 < cut < 240  # standard deviation 10
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixing_follows_its_generator(kind):
+    images, labels = torch.randn(4, 1, 6, 6, generator=seeded(0, "images")), torch.tensor([0, 0, 1, 1])
+    first, again, other = (mix(images, labels, 2, seeded(0, "mix", step), **{kind: 1.0}) for step in (0, 0, 1))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[1], other[1])
+
+
+@pytest.mark.parametrize("arguments", [{}, {"mixup": -0.1, "cutmix": 1.0}, {"mixup": float("nan")}])
+def test_mixing_refuses_what_it_cannot_do(arguments):
+    with pytest.raises(ValueError, match="mix needs mixup and cutmix >= 0 and one of them above"):
+        mix(torch.zeros(2, 1, 4, 4), torch.tensor([0, 1]), 2, seeded(0, "mix"), **arguments)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_erasing_and_mixing_are_the_same_on_a_gpu():
+    images, labels = torch.randn(32, 3, 16, 16, generator=seeded(0, "images")), torch.arange(32) % 10
+    erased = [random_erasing(x, seeded(0, "erasing"), 0.5).cpu() for x in (images, images.cuda())]
+    assert torch.equal(*erased)
+    for kind in ("mixup", "cutmix"):
+        here = mix(images, labels, 10, seeded(0, "mix"), **{kind: 0.8})
+        there = mix(images.cuda(), labels.cuda(), 10, seeded(0, "mix"), **{kind: 0.8})
+        for a, b in zip(here, there, strict=True):
+            torch.testing.assert_close(b.cpu(), a)
 
 
 # ---- image folders

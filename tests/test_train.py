@@ -3,15 +3,23 @@
 import dataclasses
 import itertools
 import math
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
+from convit_edu.data import augment, batches, mix, random_erasing, seeded
 from convit_edu.train import Recipe, Run, evaluate, parameter_groups, pick_device, train
 
 RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3, drop_path=0.2)
+EVERYTHING = dataclasses.replace(RECIPE, erasing=0.5, mixup=0.8, cutmix=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +74,36 @@ def test_training_learns(images):
     assert history.loss[-1] < history.loss[0] - 0.5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"precision": "bfloat16"}, {"erasing": 0.6}, {"erasing": 0.6, "mixup": 0.8}, {"mixup": 0.8, "cutmix": 1.0}],
+)
+def test_a_run_is_what_its_steps_by_hand_are_to_the_bit(images, options):
+    recipe = dataclasses.replace(RECIPE, steps=4, evaluations=1, **options)
+    history = train(fresh(), images, recipe, device="cpu")
+    model, order = fresh().train(), batches(50, 16, recipe.seed)
+    model.set_drop_path(0.2)
+    optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
+    for step in range(4):
+        index = next(order)
+        batch = images.normalize(augment(images.train_images[index], seeded(0, "augment", step)))
+        targets = images.train_labels[index]
+        if recipe.erasing:
+            batch = random_erasing(batch, seeded(0, "erasing", step), 0.6)
+        if recipe.mixup:
+            batch, targets = mix(batch, targets, 10, seeded(0, "mix", step), 0.8, recipe.cutmix)
+        torch.manual_seed(seeded(0, "dropout", step).initial_seed())
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            logits = model(batch)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.1)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate(step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert loss.item() == history.loss[step]
+
+
 def test_a_seed_fixes_a_run_to_the_bit(images):
     state = torch.get_rng_state()
     runs = [train(fresh(), images, dataclasses.replace(RECIPE, seed=seed)) for seed in (5, 5, 6)]
@@ -97,6 +135,47 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     again = train(fresh(), images, RECIPE, checkpoint=path)  # a finished run is not run again
     assert again.loss == whole.loss
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
+
+
+def test_a_run_that_mixes_erases_and_measures_resumes_to_the_same_result(images, tmp_path):
+    class Measured(Run):
+        stop_after = None
+
+        def train_step(self, indices):
+            if self.step == self.stop_after:
+                raise KeyboardInterrupt
+            return super().train_step(indices)
+
+        def evaluate(self):
+            super().evaluate()
+            norms = [p.detach().norm().item() for p in self.model.head.parameters()]
+            self.history.measured.setdefault("head norms", {})[self.step] = norms
+
+    class Interrupted(Measured):
+        stop_after = 6
+
+    path = tmp_path / "checkpoint.pt"
+    whole = train(fresh(), images, EVERYTHING, run_type=Measured)
+    with pytest.raises(KeyboardInterrupt):
+        train(fresh(), images, EVERYTHING, checkpoint=path, run_type=Interrupted)
+    resumed = train(fresh(), images, EVERYTHING, checkpoint=path, run_type=Measured)
+    assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
+    assert resumed.measured == whole.measured
+    assert list(whole.measured["head norms"]) == [4, 8, 12] and whole.measured["head norms"][4][0] > 0
+    assert train(fresh(), images, RECIPE).measured == {}
+
+
+def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
+    path, whole = tmp_path / "checkpoint.pt", train(fresh(), images, RECIPE)
+    train(fresh(), images, RECIPE, checkpoint=path)
+    state = torch.load(path)
+    del state["history"]["measured"]
+    for name in ("erasing", "mixup", "cutmix"):
+        assert state["identity"].pop(f"recipe.{name}") == 0
+    torch.save(state, path)
+    assert train(fresh(), images, RECIPE, checkpoint=path).loss == whole.loss
+    with pytest.raises(ValueError, match=r"it differs in recipe.erasing, recipe.mixup, recipe.cutmix"):
+        train(fresh(), images, EVERYTHING, checkpoint=path)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(images, tmp_path):
@@ -136,15 +215,77 @@ def test_mixed_precision_trains(images):
     assert history.loss == pytest.approx(exact.loss, abs=0.1)
 
 
+def test_compiling_changes_the_training_step_alone(images, monkeypatch):
+    recipe, compiled, calls = dataclasses.replace(RECIPE, steps=3, drop_path=None), torch.compile, []
+
+    def without_compiler(model):
+        traced = compiled(model, backend="aot_eager", fullgraph=True)  # all but the machine code
+
+        def call(batch):
+            calls.append(len(batch))
+            return traced(batch)
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    plain_model, model = fresh(), fresh()
+    plain = train(plain_model, images, recipe, device="cpu")
+    assert not calls
+    history = train(model, images, recipe, device="cpu", compile=True)
+    assert calls == [16] * 3  # the three evaluations, of 200 images, were not among them
+    assert history.loss == pytest.approx(plain.loss, abs=1e-4) and history.loss != history.loss[:1] * 3
+    assert model.state_dict().keys() == plain_model.state_dict().keys()
+    for name, value in plain_model.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], value, atol=1e-4, rtol=1e-3)
+
+
+COMPILER = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
+HEADERS = Path(sysconfig.get_path("include"), "Python.h").exists()
+
+
+@pytest.mark.skipif(not (COMPILER and HEADERS), reason="torch.compile needs a C++ compiler and Python's headers")
+def test_compiling_to_machine_code_trains_alike(images):
+    """A linear model: a transformer of two blocks takes the compiler half a minute."""
+    recipe = Recipe(steps=2, batch_size=16, warmup_steps=1, evaluations=1)
+
+    def linear():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+    plain, compiled = (train(linear(), images, recipe, device="cpu", compile=choice) for choice in (False, True))
+    assert compiled.loss == pytest.approx(plain.loss, abs=1e-4) and plain.loss[0] != plain.loss[1]
+
+
+def test_no_step_needs_double_precision(images):
+    """Apple's GPUs have none."""
+    seen = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **kwargs or {})
+            seen.update(x.dtype for x in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(x))
+            return result
+
+    with Watch():
+        train(fresh(), images, dataclasses.replace(EVERYTHING, steps=4), device="cpu")
+    assert torch.float32 in seen and torch.uint8 in seen and torch.float64 not in seen
+
+
 def test_bad_recipes_are_named():
     with pytest.raises(ValueError, match="Unknown precision 'int8'; known: float32, bfloat16"):
         Recipe(precision="int8")
     with pytest.raises(ValueError, match="at least one step"):
         Recipe(steps=0)
+    for options in ({"mixup": -0.1}, {"cutmix": math.inf}, {"erasing": 1.1}, {"erasing": -0.1}, {"mixup": math.nan}):
+        with pytest.raises(ValueError, match="mixup and cutmix must be finite and not negative, and erasing is a prob"):
+            Recipe(**options)
 
 
-def test_device_auto():
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_device_auto(monkeypatch):
+    for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=cuda: found)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda found=mps: found)
+        assert pick_device("auto").type == expected
     assert pick_device("cpu") == torch.device("cpu")
 
 
