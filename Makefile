@@ -1,4 +1,4 @@
-# make book | test | lab | notebooks | bench | lint | clean. The first call installs into .venv, a later one does not.
+# make book | test | lab | notebooks | experiments | bench | lint | clean. The first call installs into .venv, a later one does not.
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   PIP_FLAGS="..."     more options for pip install, e.g. -v, or an index with a CPU-only torch:
@@ -11,16 +11,17 @@ PY := .venv/bin/python
 # Written when the installation is complete. It holds the directory: a moved checkout installs again.
 STAMP := .venv/.installed
 
-.PHONY: help book test lab notebooks bench lint clean FORCE
+.PHONY: help book test lab notebooks experiments bench lint clean FORCE
 
 help:
-	@echo "make book       build the book into _build/html; a warning is an error"
-	@echo "make test       run the unit tests and compare every notebook with its stored outputs"
-	@echo "make lab        open JupyterLab on book/"
-	@echo "make notebooks  run every notebook again and store its outputs"
-	@echo "make bench      measure speed and memory side by side with timm, and record it"
-	@echo "make lint       check the code with ruff"
-	@echo "make clean      remove what was built (what was installed: rm -r .venv)"
+	@echo "make book         build the book into _build/html; a warning is an error"
+	@echo "make test         run the unit tests and compare every notebook with its stored outputs"
+	@echo "make lab          open JupyterLab on book/"
+	@echo "make notebooks    run every notebook again and store its outputs"
+	@echo "make experiments  run what is missing of the recorded experiments; goes on where it stopped"
+	@echo "make bench        measure speed and memory side by side with timm, and record it"
+	@echo "make lint         check the code with ruff"
+	@echo "make clean        remove what was built (what was installed: rm -r .venv)"
 	@echo "The first call makes .venv and installs into it. Options: PYTHON=python3.12 PIP_FLAGS=..."
 
 # True in sh if .venv is whole: its Python starts, and the last installation into it finished, and here.
@@ -63,6 +64,9 @@ notebooks: $(STAMP)
 	@CONVIT_EDU_PROGRESS=0 MPLBACKEND= $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=300 \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False book/*.ipynb
+
+experiments: $(STAMP)
+	@$(PY) -m convit_edu run all --out convit_edu/recorded
 
 bench: $(STAMP)
 	@$(PY) benchmarks/attention.py

@@ -191,6 +191,32 @@ def interleaved(
     return times
 
 
+def gpu_busy(call: Callable[[], object], calls: int = 20) -> float:
+    """The share of the time, over so many calls, in which at least one kernel or copy runs on the GPU."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    call()
+    synchronize("cuda")
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        synchronize("cuda")
+        wall = time.perf_counter() - start
+    on_gpu = [event.time_range for event in profiled.events() if event.device_type == DeviceType.CUDA]
+    return covered([(span.start, span.end) for span in on_gpu]) / (1e6 * wall)  # events are in microseconds
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
 def expected_rounds(once: float, options: argparse.Namespace) -> float:
     """How many rounds `interleaved` will make if one takes `once` seconds."""
     return options.rounds or max(FEWEST, min(MOST, options.seconds / once))
@@ -299,6 +325,7 @@ def table(benchmark: Benchmark, case: object, rows: list[dict]) -> str:
         lines.append(
             f"{label}{median:>9}  {low + ' to ' + high:>17}{row['images_per_second']:>10.1f}{peak:>9}"
             + "".join(f"{ratio:>22}" for ratio in ratios)
+            + (f"   GPU busy {row['gpu_busy']:.0%}" if "gpu_busy" in row else "")
         )
     return "\n".join(lines) + "\n"
 

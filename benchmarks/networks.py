@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from convit_edu import create_model
+from convit_edu import create_model, data
 from convit_edu.parity import from_timm, relative_difference, timm, to_timm
-from convit_edu.train import parameter_groups
+from convit_edu.train import Recipe, Run, parameter_groups
 
 LABELS = {"convit": "ConViT", "timm_convit": "timm's ConViT", "deit": "DeiT", "timm_deit": "timm's ViT"}
 REFERENCES = ("timm_convit", "deit", "timm_deit")
-MODES = ("inference", "training")
+MODES = ("inference", "training")  # and "loop": a whole step of `train`, with its data
 GMACS = {"convit_mini_28": 0.02, "convit_tiny": 1.26, "convit_small": 5.76, "convit_base": 17.52}  # for one image
 
 
@@ -70,9 +70,27 @@ def inference_step(model: nn.Module, forward: Callable, images: Tensor, labels: 
     return step
 
 
+def whole_step(name: str, layers: int | None, case: Case):
+    """A function that does one step as `train` does it: choosing images, augmenting, normalising, and the step."""
+    model = create_model(name, seed=0, **({} if layers is None else {"local_up_to_layer": layers}))
+    recipe = Recipe(batch_size=case.batch, precision=case.precision)
+    run = Run(model, data.load("fashion_mnist_5k"), recipe, torch.device(case.device))
+    if case.compiled:
+        run.forward = torch.compile(run.model)
+    indices = torch.randint(len(run.data.train_labels), (case.batch,))
+    return lambda: run.train_step(indices)
+
+
 def measure(case: Case, options: argparse.Namespace) -> harness.Measured:
-    """Time, and for a training step peak memory, of the four models."""
+    """Time, and for a training step peak memory, of the four models; of our own two where the loop is measured."""
     torch.compiler.reset()
+    if case.mode == "loop":
+        calls = {"convit": whole_step(case.model, None, case), "deit": whole_step(case.model, 0, case)}
+        found = {row: {"times": times} for row, times in harness.interleaved(calls, case.device, options).items()}
+        if case.device == "cuda":
+            for row, call in calls.items():
+                found[row]["gpu_busy"] = harness.gpu_busy(call)
+        return found
     models = twins(case.model, case.device)
     convit = models["convit"]
     images = torch.randn(case.batch, *convit.patch_embed.input_shape, device=case.device)
