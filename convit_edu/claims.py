@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean
 
 from .experiments import STRENGTHS
-from .report import Estimate, Results, Table, compare, estimate, paired, percent
+from .report import Estimate, Missing, Results, Table, compare, estimate, paired, percent
 
 HOLDS, IN_PART, CONTRADICTED, OPEN = "holds", "holds in part", "contradicted", "open"
 Values = Mapping[int, float]
@@ -65,14 +65,11 @@ def _gap(results: Results, after: float = 1.0, **label) -> dict[int, float]:
     return paired(*(results.accuracy(after, arm=arm, **label) for arm in ("ConViT", "DeiT")))
 
 
-def _budgets(results: Results) -> dict[int, list[float]]:
-    """The fractions recorded at each number of steps."""
-    found: dict[int, list[float]] = {}
-    for label in results.labels:
-        fractions = found.setdefault(label["steps"], [])
-        if label["fraction"] not in fractions:
-            fractions.append(label["fraction"])
-    return found
+def _budgets(results: Results) -> dict[int, tuple[float, ...]]:
+    """The fractions at each number of steps."""
+    scale = results.scale
+    found = {scale.steps: scale.fractions} if scale.fractions else {}
+    return found | {scale.long_steps: scale.long_fractions}
 
 
 def _size(results: Results) -> list[Part]:
@@ -227,15 +224,14 @@ CLAIMS: dict[str, Claim] = {
 def parts_of(name: str, scale: str = "laptop", folder: str | Path | None = None) -> list[Part]:
     """The comparisons of a claim as recorded; an empty list if the experiment is not, or only partly, recorded."""
     claim = CLAIMS[name]
-    results = Results(claim.experiment, scale, folder)
     try:
-        return claim.parts(results) if results else []
-    except (ValueError, KeyError):  # a cell that is not recorded yet
+        return claim.parts(Results(claim.experiment, scale, folder))
+    except Missing:
         return []
 
 
 def verdicts(experiments: Iterable[str], scale: str = "laptop", folder: str | Path | None = None) -> Table:
-    """The claims that these experiments test, part by part: mean difference, interval, seeds, verdict."""
+    """The claims that these experiments test, each with its verdict, then part by part: difference, interval, seeds."""
     rows = []
     experiments = list(experiments)
     for name, claim in CLAIMS.items():
@@ -245,13 +241,11 @@ def verdicts(experiments: Iterable[str], scale: str = "laptop", folder: str | Pa
 
 
 def rows_of(name: str, parts: list[Part]) -> list[list[str]]:
-    """The rows of one claim in a table of verdicts."""
-    rows = []
-    for number, each in enumerate(parts):
+    """The rows of one claim in a table of verdicts: the statement, then its comparisons."""
+    rows = [[name, f"{CLAIMS[name].statement}: **{verdict(parts)}**"]]
+    for each in parts:
         digits = 1 if each.unit == "points" else 2
         interval = f"{each.found.low:+.{digits}f} to {each.found.high:+.{digits}f}" if each.found.n > 1 else "-"
         difference = f"{each.found.mean:+.{digits}f} {each.unit}".strip()
-        rows.append(["" if number else name, each.name, difference, interval, str(each.found.n), each.verdict])
-    if len(parts) > 1:
-        rows.append(["", CLAIMS[name].statement, "", "", "", f"**{verdict(parts)}**"])
+        rows.append(["", each.name, difference, interval, str(each.found.n), each.verdict])
     return rows

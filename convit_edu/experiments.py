@@ -48,6 +48,7 @@ class Scale:
         seeds: how many.
         job_memory: bytes of the machine's memory that one run needs.
         larger: the scale for larger images, on which `dynamics` is run too.
+        test_images: how many test images are used; 0 is all.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Scale:
     seeds: int = 5
     job_memory: float = 1.0e9
     larger: "Scale | None" = None
+    test_images: int = 0
 
 
 LAPTOP = Scale(
@@ -130,7 +132,7 @@ def rehearsal(scale: Scale) -> Scale:
     larger = scale.larger and rehearsal(scale.larger)
     return replace(
         scale, name=f"{scale.name}-rehearsal", steps=2, long_steps=2 if scale.steps == scale.long_steps else 4,
-        batch_size=8, recipe=recipe, seeds=2, larger=larger,
+        batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
     )  # fmt: skip
 
 
@@ -158,24 +160,32 @@ class Cell:
 
 
 def scores(runs: list[dict]) -> dict[str, dict[float, float]]:
-    """From the runs of `search`: held-out accuracy in per cent by arm and learning rate, the mean over seeds."""
+    """From the runs of `search`: held-out accuracy in per cent by arm and learning rate, the mean over seeds.
+
+    A run whose loss did not stay finite scores 0: such a rate is a bad one, not a missing one.
+    """
     found: dict[str, dict[float, list[float]]] = {}
-    for run in runs:
-        if "result" in run:
-            arm, rate = run["label"]["arm"], run["label"]["lr"]
-            found.setdefault(arm, {}).setdefault(rate, []).append(run["result"]["accuracy"])
+    for run in filter(_scored, runs):
+        by_rate = found.setdefault(run["label"]["arm"], {})
+        by_rate.setdefault(run["label"]["lr"], []).append(run["result"]["accuracy"] if "result" in run else 0.0)
     return {arm: {rate: mean(found[arm][rate]) for rate in sorted(found[arm])} for arm in found}
+
+
+def _scored(run: dict) -> bool:
+    return "result" in run or run["error"].startswith("FloatingPointError")
 
 
 def choose(runs: list[dict], scale: Scale) -> Settings:
     """The settings that won the recorded search. ValueError if the search is missing or not complete."""
     table = scores(runs)
-    if any(set(table.get(arm, {})) < set(rates) for arm, rates in LEARNING_RATES.items()):
+    tried = {(run["label"]["arm"], run["label"]["lr"], run["seed"]) for run in runs if _scored(run)}
+    wanted = {(arm, rate, s) for arm, rates in LEARNING_RATES.items() for rate in rates for s in range(SEARCH_SEEDS)}
+    if not wanted <= tried:
         raise ValueError(
             f"The learning rates of scale {scale.name} are not known yet; "
             f"first run: python -m convit_edu run search --scale {scale.name}"
         )
-    best = {arm: max(rates, key=rates.get) for arm, rates in table.items()}
+    best = {arm: max(rates, key=table[arm].get) for arm, rates in LEARNING_RATES.items()}
     top = {arm: table[arm][best[arm]] for arm in best}
     return Settings(best, max(("DeiT, equal heads", "DeiT, few heads"), key=top.get))
 
@@ -240,7 +250,7 @@ class Grid:
         config = {
             "data": scale.data, "fraction": fraction, "held_out": held_out, "model": model, "freeze": freeze,
             "recipe": _whole(Recipe, full_recipe),
-            "probe": probe, "save": save,
+            "probe": probe, "save": save, "test_images": scale.test_images,
         }  # fmt: skip
         config = {key: value for key, value in config.items() if value}
         return Cell(label, json.loads(json.dumps(config)), seeds)  # tuples as lists, as a record has them
@@ -352,10 +362,15 @@ NAMES = (
 )  # fmt: skip
 
 
-def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
-    """The cells of a named experiment. ValueError for an unknown name, or where settings are needed and None."""
+def check_name(name: str) -> None:
+    """ValueError for an unknown experiment."""
     if name not in NAMES:
         raise ValueError(f"Unknown experiment {name!r}; known: {', '.join(NAMES)}.")
+
+
+def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
+    """The cells of a named experiment. ValueError for an unknown name, or where settings are needed and None."""
+    check_name(name)
     if settings is None and name != "search":
         raise ValueError(f"{name} needs the learning rates chosen by search at scale {scale.name}; run search first.")
     return getattr(Grid(scale, settings), name)()

@@ -116,3 +116,150 @@ def pictures(images: Sequence, titles: Sequence[str], columns: int = 10) -> Figu
         axis.imshow(array(image).transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
         axis.set_title(title, fontsize=8)
     return figure
+
+
+def forest(rows: Mapping[str, Mapping], xlabel: str, marks: Mapping[str, Mapping] | None = None, mark="") -> Figure:
+    """Differences with intervals, a line a name and 0 as a dashed line: `rows[name][series]` is (mean, half-width).
+
+    `marks[name][series]` are values to compare with, hollow diamonds in the colour of the series, `mark` their name.
+    """
+    marks = marks or {}
+    series = list(dict.fromkeys(one for row in rows.values() for one in row))
+    colours = dict(zip(series, itertools.cycle(("#009E73", "#CC79A7", "#777777"))))
+    size = (7, 1 + 0.2 * len(rows) * (1 + len(series)))
+    figure, axis = plt.subplots(figsize=size, layout="constrained", facecolor="white")
+    for line, name in enumerate(rows):
+        for one, (mean, half) in rows[name].items():
+            y, colour = line + 0.26 * (series.index(one) - (len(series) - 1) / 2), colours[one]
+            axis.errorbar(mean, y, xerr=np.nan_to_num(half), fmt="o", markersize=5, capsize=3, color=colour)
+            if one in marks.get(name, {}):
+                axis.plot(marks[name][one], y, "D", markersize=6, markerfacecolor="none", color=colour, alpha=0.8)
+    axis.axvline(0, color="black", linestyle="--", linewidth=0.8)
+    axis.set_yticks(range(len(rows)), list(rows))
+    axis.set_ylim(len(rows) - 0.4, -0.6)  # the first line on top
+    keys = [axis.plot([], [], "o-", color=colours[one], label=one)[0] for one in series if len(series) > 1]
+    if mark:
+        keys += axis.plot([], [], "D", markerfacecolor="none", color="black", label=mark)
+    if keys:
+        figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False)
+    axis.set_xlabel(xlabel)
+    axis.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def numbers(values, rows: Sequence[str], columns: Sequence[str], words, xlabel: str, ylabel: str, label: str) -> Figure:
+    """A table as a heat map: `values` (rows, columns) as colours, `words` of the same shape written into the cells."""
+    values = array(values)
+    size = (2 + 1.35 * len(columns), 1.2 + 0.6 * len(rows))
+    figure, axis = plt.subplots(figsize=size, layout="constrained", facecolor="white")
+    image = axis.imshow(values, cmap=HEAT, aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for (row, column), value in np.ndenumerate(values):
+        ink = "black" if value > middle else "white"
+        axis.text(column, row, words[row][column], ha="center", va="center", color=ink, fontsize=10)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_xlabel(xlabel)
+    axis.set_ylabel(ylabel)
+    figure.colorbar(image, ax=axis, label=label)
+    return figure
+
+
+def intervals(
+    panels: Mapping[str, Mapping[str, tuple]], xlabels: Sequence[str], ylabel: str, log="", zero=False, size=(4, 3.8)
+) -> Figure:
+    """Lines with their intervals as bars, panels side by side on one vertical axis: `panels[title][name]` is
+    (x, mean, half-width), points each, with None for a half-width where there is none.
+
+    What stands in a name before the first comma gives the colour, as in `curves`; a second line of a colour is dashed,
+    a third dotted. `size` is a panel's; `zero` marks 0. On a logarithmic axis lines stand 2 % apart.
+    """
+    names = dict.fromkeys(name.split(",")[0] for lines in panels.values() for name in lines)
+    left = itertools.cycle(value for key, value in COLOURS.items() if key not in ("ConViT", "DeiT"))
+    colours = {name: COLOURS.get(name) or next(left) for name in names}
+    width, height = size
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(width * len(panels), height), sharey=True, squeeze=False, layout="constrained",
+        facecolor="white",
+    )  # fmt: skip
+    for axis, (title, lines), xlabel in zip(axes.flat, panels.items(), xlabels):
+        drawn, points = [], sorted({float(value) for x, _, _ in lines.values() for value in x})
+        for number, (name, (x, mean, half)) in enumerate(lines.items()):
+            key = name.split(",")[0]
+            dashes = ("-", "--", ":")[drawn.count(key) % 3]
+            drawn.append(key)
+            bars = None if half is None else np.nan_to_num(array(half))
+            apart = 1.02 ** (number - (len(lines) - 1) / 2) if "x" in log else 1  # so that bars can be told apart
+            axis.errorbar(apart * array(x), array(mean), yerr=bars, marker="o", markersize=4, capsize=2, elinewidth=1,
+                          linestyle=dashes, color=colours[key], label=name)  # fmt: skip
+        if zero:
+            axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
+        if "x" in log:
+            axis.set_xscale("log")
+        if len(points) > 5 and "x" in log:
+            round_numbers = [m * 10.0**e for e in range(-3, 7) for m in (1, 2, 5)]
+            points = [point for point in round_numbers if points[0] <= point <= points[-1]]
+        if len(points) < 8:  # few enough to be named
+            axis.set_xticks(points, [f"{point:g}" for point in points])
+            axis.set_xticks([], minor=True)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(xlabel)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(3, -(-len(lines) // 2)))
+    axes[0, 0].set_ylabel(ylabel)
+    return figure
+
+
+def small_multiples(
+    groups: Mapping[str, Mapping[str, tuple]],
+    xlabel: str,
+    ylabel: str,
+    reference: tuple[str, float] | None = None,
+    size=(3.6, 3.2),
+) -> Figure:
+    """Panels side by side on one vertical axis: `groups[title][name]` is (x, y), y being (points,) or (runs, points).
+
+    Of several runs each is drawn thin and their mean thick. The lines of a panel go from dark to light in their
+    order, unless they are in the palette. `reference` = (label, value) is a dashed line in every panel.
+    """
+    width, height = size
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(width * len(groups), height), sharey=True, squeeze=False, layout="constrained",
+        facecolor="white",
+    )  # fmt: skip
+    drawn = {}  # one key for all panels
+    for axis, (title, lines) in zip(axes.flat, groups.items()):
+        shades = plt.get_cmap(HEAT)(np.linspace(0, 0.85, len(lines)))
+        for (name, (x, y)), shade in zip(lines.items(), shades):
+            x, y = array(x), np.atleast_2d(array(y))
+            colour = next((value for key, value in COLOURS.items() if name.startswith(key)), shade)
+            axis.plot(x, y.T, color=colour, linewidth=0.7, alpha=0.4 * (len(y) > 1))
+            drawn[name] = axis.plot(x, y.mean(0), color=colour, marker="o", markersize=3.5, linewidth=2, label=name)[0]
+        if reference is not None:
+            label, value = reference
+            drawn[label] = axis.axhline(value, color=COLOURS["reference"], linestyle="--", label=label)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel(xlabel)
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel(ylabel)
+    figure.legend(handles=list(drawn.values()), loc="outside upper center", ncols=min(len(drawn), 6), frameon=False)
+    return figure
+
+
+def bars(groups: Mapping[str, Mapping[str, Sequence[float]]], ylabel: str, size=(5.5, 3.2)) -> Figure:
+    """Groups of bars: `groups[name][bar]` are the values of the runs, drawn as dots on the bar of their mean."""
+    names = list(dict.fromkeys(bar for group in groups.values() for bar in group))
+    left = itertools.cycle(value for key, value in COLOURS.items() if key not in ("ConViT", "DeiT", *names))
+    figure, axis = plt.subplots(figsize=size, layout="constrained", facecolor="white")
+    for number, name in enumerate(names):
+        found = [array(group.get(name, [np.nan])) for group in groups.values()]
+        places = np.arange(len(groups)) + 0.8 * ((number + 0.5) / len(names) - 0.5)
+        colour = COLOURS.get(name) or next(left)
+        axis.bar(places, [values.mean() for values in found], 0.76 / len(names), color=colour, alpha=0.6, label=name)
+        for place, values in zip(places, found):
+            axis.plot(np.full(len(values), place), values, ".", color="black", markersize=4)
+    axis.set_xticks(range(len(groups)), list(groups))
+    axis.set_ylabel(ylabel)
+    axis.grid(axis="y", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=len(names), frameon=False)
+    return figure

@@ -152,7 +152,8 @@ def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
     from safetensors.torch import save
 
     weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
-    return save(weights, {"config": json.dumps(model.config), "run": run_id})
+    # A single entry: the order of several is not fixed, and the same run should give the same bytes.
+    return save(weights, {"convit_edu": json.dumps({"config": model.config, "run": run_id})})
 
 
 def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> VisionTransformer:
@@ -167,11 +168,12 @@ def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = Non
         raise RecordError(f"There is no checkpoint {path}; make it with: python -m convit_edu run checkpoints")
     try:
         with safe_open(path, "pt") as file:
-            config = json.loads(file.metadata()["config"])
+            config = json.loads(file.metadata()["convit_edu"])["config"]
             weights = {key: file.get_tensor(key).float() for key in file.keys()}
         model = VisionTransformer(**config)
         model.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise RecordError(f"{path} is no readable checkpoint ({error}); delete it to make it again.") from error
+        reason = str(error).partition("\n")[0].rstrip(":")  # torch lists every weight that does not fit
+        raise RecordError(f"{path} is no readable checkpoint ({reason}); delete it to make it again.") from error
     return model.eval()
 

@@ -57,18 +57,26 @@ class Estimate:
         return self.mean + self.half
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.n < 2 else f"{self.mean:.1f} ± {self.half:.1f}"
+        return self.shown()
 
     @property
     def signed(self) -> str:
-        return f"{self.mean:+.1f}" if self.n < 2 else f"{self.mean:+.1f} ± {self.half:.1f}"
+        return self.shown(sign="+")
+
+    def shown(self, digits: int = 1, sign: str = "") -> str:
+        """Mean and, for two seeds or more, half the interval. `sign="+"` writes the sign of a mean above 0."""
+        return f"{self.mean:{sign}.{digits}f}" + (f" ± {self.half:.{digits}f}" if self.n > 1 else "")
+
+
+class Missing(ValueError):
+    """What was asked for is not recorded, or not yet."""
 
 
 def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and 95 % interval of independent values. ValueError for none."""
+    """Mean and 95 % interval of independent values. `Missing` for none."""
     values = list(values)
     if not values:
-        raise ValueError("An estimate needs at least one value.")
+        raise Missing("An estimate needs at least one value.")
     n = len(values)
     half = student_t(n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
     return Estimate(mean(values), half, n)
@@ -111,12 +119,19 @@ class Results:
         return list({json.dumps(run["label"]): run["label"] for run in self.runs}.values())
 
     def select(self, **label) -> dict[int, dict]:
-        """The runs with these entries in their label, by seed. ValueError if there is none or more than one each."""
-        found = [run for run in self.runs if all(run["label"].get(key) == value for key, value in label.items())]
+        """The runs with this label or, where no label is just this, with these entries in it; by seed.
+
+        `Missing` if there is none, ValueError if there is more than one for a seed.
+        """
+        found = [run for run in self.runs if run["label"] == label] or [
+            run for run in self.runs if all(run["label"].get(key) == value for key, value in label.items())
+        ]
+        where = f"of {self.name} at scale {self.scale.name} with {label}"
+        if not found:
+            raise Missing(f"No run {where}.")
         by_seed = {run["seed"]: run for run in found}
-        if not found or len(by_seed) < len(found):
-            what = "No run" if not found else "More than one run a seed"
-            raise ValueError(f"{what} of {self.name} at scale {self.scale.name} with {label}.")
+        if len(by_seed) < len(found):
+            raise ValueError(f"More than one run a seed {where}.")
         return dict(sorted(by_seed.items()))
 
     def accuracy(self, after: float = 1.0, **label) -> dict[int, float]:
@@ -155,15 +170,19 @@ class Results:
 
 @dataclass(frozen=True)
 class Table:
-    """A small table of text: prints as plain text, and shows as Markdown in a notebook."""
+    """A small table of text: prints as plain text, and shows as Markdown in a notebook.
+
+    The last cell of a row with fewer cells than columns may reach over the columns that it leaves out.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        lines = [list(self.columns), *map(list, self.rows)]
-        widths = [max(len(line[k]) for line in lines) for k in range(len(self.columns))]
+        lines = [[cell.replace("**", "") for cell in line] for line in (self.columns, *self.rows)]
+        widths = [max(len(line[k]) for line in lines if len(line) > min(k + 1, len(self.columns) - 1))
+                  for k in range(len(self.columns))]  # fmt: skip
         text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
         return "\n".join([self.title, *("  " + line for line in text)])
 
@@ -172,7 +191,8 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        full = [[*line, *[""] * (len(self.columns) - len(line))] for line in lines]
+        return "\n".join("| " + " | ".join(line) + " |" for line in full)
 
 
 def percent(fraction: float) -> str:
@@ -202,15 +222,28 @@ def accuracies(results: Results) -> Table:
     )  # fmt: skip
 
 
+def beside(shipped: Results, own: Results) -> Table:
+    """The reader's accuracies beside the shipped ones, for the cells that both have."""
+    rows = []
+    for label in [label for label in shipped.labels if label in own.labels]:
+        pair = [estimate(results.accuracy(**label).values()) for results in (shipped, own)]
+        what = ", ".join(f"{HEADINGS.get(key, key)} {word}" for key, word in zip(label, wording(label)))
+        rows.append([what, str(pair[0]), str(pair[0].n), str(pair[1]), str(pair[1].n)])
+    title = f"{own.name}, {own.scale.name}: accuracy, %, shipped and yours"
+    return Table(title, ["cell", "shipped", "seeds", "yours", "seeds"], rows)
+
+
 def searched(results: Results) -> Table:
     """The learning-rate search: held-out accuracy of every arm at every rate, the best in brackets."""
     table = scores(results.runs)
     rates = sorted({rate for by_rate in table.values() for rate in by_rate})
-    rows = [
-        [arm, *(f"[{by_rate[rate]:.1f}]" if rate == max(by_rate, key=by_rate.get) else f"{by_rate[rate]:.1f}"
-                for rate in rates)]
-        for arm, by_rate in table.items()
-    ]  # fmt: skip
+
+    def shown(by_rate: dict[float, float], rate: float) -> str:
+        if rate not in by_rate:
+            return "-"
+        return f"[{by_rate[rate]:.1f}]" if rate == max(by_rate, key=by_rate.get) else f"{by_rate[rate]:.1f}"
+
+    rows = [[arm, *(shown(by_rate, rate) for rate in rates)] for arm, by_rate in table.items()]
     title = f"search, {results.scale.name}: held-out accuracy, %, by learning rate"
     return Table(title, ["arm", *(f"{rate:g}" for rate in rates)], rows)
 
@@ -222,7 +255,10 @@ def gaps(results: Results) -> Table:
         if label["arm"] != "ConViT":
             continue
         where = {key: value for key, value in label.items() if key != "arm"}
-        gap = compare(results.accuracy(**label), results.accuracy(**where, arm="DeiT"))
+        try:
+            gap = compare(results.accuracy(**label), results.accuracy(**where, arm="DeiT"))
+        except Missing:  # its partner is not recorded yet
+            continue
         gained = [results.gained(**where, arm=arm) for arm in ("ConViT", "DeiT")]
         late = " and ".join(f"{value:+.1f}" for value in gained)
         converged = "yes" if max(gained) < 1 else "no"
@@ -246,9 +282,9 @@ def depth_profile(results: Results) -> Table:
         start, end = (layers(results, "nonlocality", after, **label) for after in (0.0, 1.0))
         gate = layers(results, "gates", **label) if any(results.measured("gates", **label).values()) else []
         for layer in range(len(end)):
-            shown = f"{gate[layer].mean:.2f} ± {gate[layer].half:.2f}" if layer < len(gate) else "-"
-            rows.append([" ".join(wording(label)), str(layer + 1), f"{start[layer].mean:.2f}",
-                         f"{end[layer].mean:.2f} ± {end[layer].half:.2f}", shown])  # fmt: skip
+            shown = gate[layer].shown(2) if layer < len(gate) else "-"
+            rows.append([" ".join(wording(label)), str(layer + 1), f"{start[layer].mean:.2f}", end[layer].shown(2),
+                         shown])  # fmt: skip
     return Table(
         f"{results.name}, {results.scale.name}: non-locality in patches, mean over heads; gate at the end",
         ["arm", "layer", "non-locality, start", "end", "gate, end"], rows,
@@ -280,9 +316,8 @@ def metrics(results: Results) -> Table:
         for layer in range(len(next(iter(found.values()))["true"])):
             true, cut = ({seed: mean(value[how][layer]) for seed, value in found.items()}
                          for how in ("true", "shortcut"))  # fmt: skip
-            gap = compare(cut, true)
             rows.append([label["arm"], str(layer + 1), f"{mean(true.values()):.2f}", f"{mean(cut.values()):.2f}",
-                         f"{gap.mean:+.2f} ± {gap.half:.2f}"])  # fmt: skip
+                         compare(cut, true).shown(2, "+")])  # fmt: skip
     return Table(
         f"{results.name}, {results.scale.name}: non-locality in patches",
         ["arm", "layer", "true inputs", "shortcut", "shortcut - true"], rows,
@@ -365,6 +400,10 @@ def text(names: Sequence[str], scale: str | None, out: Path) -> str:
             if shown:
                 card = verdicts([results.name for results in found], each, folder)
                 parts += [f"== {whose}, scale {each} ==", *shown, *([str(card)] if card.rows else [])]
+    for each in [scale] if scale else SCALES:
+        pairs = [(Results(name, each), Results(name, each, out)) for name in _present(each, out) if name in wanted]
+        shown = [str(beside(*pair)) for pair in pairs if all(pair)]
+        parts += [f"== Yours beside the shipped, scale {each} ==", *shown] if shown else []
     if "speed" in wanted and (table := speeds()).rows:
         parts.append(str(table))
     if not parts:

@@ -5,6 +5,7 @@ that fails is recorded with its reason. On a CPU every run has one thread, howev
 that its numbers do not depend on `jobs`.
 """
 
+import multiprocessing
 import os
 import platform
 import signal
@@ -12,21 +13,21 @@ import statistics
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from . import data, records
-from .experiments import SCALES, Cell, Scale, build, choose, grid
+from .experiments import LEARNING_RATES, SCALES, Cell, Scale, Settings, build, check_name, choose, grid
 from .locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from .model import VisionTransformer
 from .train import Recipe, Run, evaluate, pick_device, progress, train
@@ -76,7 +77,11 @@ def dataset(name: str, root: str | None) -> data.Dataset:
             )
         return data.load("folder", folder, size=96)
     if name != "fashion_mnist_5k" and root is None:
-        raise FileNotFoundError(f"{name} does not come with the package; name the folder that holds it with --data.")
+        raise FileNotFoundError(
+            f"{name} does not come with the package; name the folder that holds torchvision's files with --data. With "
+            f"a network this fetches them: python -c \"from convit_edu import data; "
+            f"data.load('{name}', 'ROOT', download=True)\""
+        )
     return data.load(name, root)
 
 
@@ -87,12 +92,13 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
         images = images.held_out()  # the same tenth for every seed and arm
     if config["fraction"] < 1:
         images = images.subset(fraction=config["fraction"], seed=seed)
+    if some := config.get("test_images"):
+        images = replace(images, test_images=images.test_images[:some], test_labels=images.test_labels[:some])
     model = build(config, seed)
     recipe = Recipe(**config["recipe"], seed=seed)
     probed = config.get("probe", False)
-    history = train(
-        model, images, recipe, device, checkpoint, run_type=ProbedRun if probed else Run, compile=device == "cuda"
-    )
+    compiled = device.startswith("cuda")
+    history = train(model, images, recipe, device, checkpoint, run_type=ProbedRun if probed else Run, compile=compiled)
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     if probed:
         on_device = images.to(pick_device(device))
@@ -174,15 +180,27 @@ def start_worker(threads: int) -> None:
     """Prepare a process: its threads, no answer to Ctrl-C (the parent's), and an end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["CONVIT_EDU_PROGRESS"] = "0"
+    tqdm.set_lock(threading.RLock())  # tqdm's own is the system's, and left behind where a process is killed
     torch.set_num_threads(threads)
-    parent = os.getppid()
 
     def follow() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the end of this context, and processes that start in it never hear of it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 # --- many runs
@@ -218,6 +236,24 @@ class Campaign:
     def cells(self, name: str) -> list[Cell]:
         return grid(name, self.scale, None if name == "search" else choose(self.search_runs(), self.scale))
 
+    def seconds_left(self) -> float:
+        """Seconds of computing in all that is left, shared runs counted once.
+
+        The learning rates are guessed where search is still to come: they do not change the time.
+        """
+        try:
+            settings = choose(self.search_runs(), self.scale)
+        except ValueError:
+            settings = Settings(dict.fromkeys(LEARNING_RATES, 1e-3), "DeiT, equal heads")
+        done = {run["id"] for runs in self.runs.values() for run in runs if "result" in run and self.whole(run)}
+        left = {
+            records.identity(cell.config, seed): self.estimate(cell.config)
+            for name in self.names
+            for cell in grid(name, self.scale, settings)
+            for seed in cell.seeds or range(self.seeds)
+        }
+        return sum(seconds for run_id, seconds in left.items() if run_id not in done)
+
     def tasks(self, name: str) -> list[Task]:
         """What is left of an experiment. Runs that other experiments have done are copied, not repeated."""
         cells = self.cells(name)
@@ -225,8 +261,8 @@ class Campaign:
         wanted = {(records.identity(cell.config, seed), str(cell.label)): (cell, seed) for cell in cells
                   for seed in cell.seeds or range(self.seeds)}  # fmt: skip
         # More seeds than asked for are kept; what the grid no longer contains is not.
-        configs = [cell.config for cell in cells]
-        kept = [run for run in self.runs[name] if run["config"] in configs and run["id"] in done]
+        entries = [(cell.label, cell.config) for cell in cells]
+        kept = [run for run in self.runs[name] if (run["label"], run["config"]) in entries and run["id"] in done]
         have = {(run["id"], str(run["label"])) for run in kept}
         tasks: dict[str, Task] = {}
         for key, (cell, seed) in wanted.items():
@@ -285,7 +321,7 @@ def arithmetic(config: dict) -> float:
     """Operations of a run, roughly: training steps and evaluations."""
     recipe, model = config["recipe"], config["model"]
     if model.get("kind") == "CNN":
-        forward = 3e5 * model["width"] ** 2
+        forward = 3.6e4 * model["width"] ** 2  # for images of about 30 x 30 pixels
     else:
         side = model["img_size"] // model["patch_size"]
         width, tokens = model["embed_dim"], side * side
@@ -307,11 +343,24 @@ def check_memory(jobs: int, scale: Scale) -> None:
     except (OSError, StopIteration, ValueError):
         return  # not known on this system
     if jobs * scale.job_memory > free:
-        fitting = max(1, int(free // scale.job_memory))
+        fitting = int(free // scale.job_memory)
+        remedy = f"use --jobs {fitting}" if fitting else "free some memory first"
         raise ValueError(
-            f"{jobs} jobs need about {jobs * scale.job_memory / 1e9:.0f} GB and {free / 1e9:.1f} GB are free; "
-            f"use --jobs {fitting}."
+            f"{jobs} job(s) need about {jobs * scale.job_memory / 1e9:.0f} GB and {free / 1e9:.1f} GB are free; "
+            f"{remedy}."
         )
+
+
+def usable(device: str) -> torch.device:
+    """The device of this name. ValueError if there is none here."""
+    try:
+        where = pick_device(device)
+    except RuntimeError:
+        raise ValueError(f"Unknown device {device!r}; known: cpu, cuda, mps, auto.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(where.type):
+        raise ValueError(f"There is no device {device} here that PyTorch can use; leave --device out to take the best.")
+    return where
 
 
 def minutes(seconds: float) -> str:
@@ -325,17 +374,21 @@ def run(
     """Run named experiments into the folder `out`; returns how many runs failed.
 
     Raises:
-        ValueError: an unknown name or scale, a record that cannot be read or written, too many jobs.
+        ValueError: an unknown name, scale or device, a record that cannot be read or written, too many jobs.
         FileNotFoundError: the data are not where they should be.
     """
     if scale_name not in SCALES:
         raise ValueError(f"Unknown scale {scale_name!r}; known: {', '.join(SCALES)}.")
-    scale, where = SCALES[scale_name], pick_device(device)
+    for name in names:  # all of them, before time is spent on the first
+        check_name(name)
+    scale, where = SCALES[scale_name], usable(device)
     jobs = jobs or default_jobs(where)
     check_memory(jobs, scale)
     failed = 0
     with records.only_writer(Path(out) / scale_name):
         campaign = Campaign(names, scale, Path(out), seeds)
+        if len(names) > 1:
+            print(f"{len(names)} experiments, in all about {minutes(campaign.seconds_left() / jobs)}.", flush=True)
         for name in names:  # one after the other: the rates that search finds decide what comes next
             tasks = campaign.tasks(name)
             have = len(campaign.runs[name])
@@ -363,15 +416,12 @@ def _run_tasks(
     failed = 0
     bar = progress(total=sum(task.estimate for task in tasks), desc=name,
                    bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left{postfix}")  # fmt: skip
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), start_worker, (threads,))
+    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), start_worker, (threads,))
     try:
         for task, future in _side_by_side(pool, queue, jobs, str(device), root, partial):
             error = future.exception()
             if isinstance(error, BrokenProcessPool):
-                raise ValueError(
-                    "A process was killed from outside, most likely because memory ran out; "
-                    f"{len(campaign.runs[name])} runs are recorded. Run again with a smaller --jobs."
-                ) from error
+                raise error
             if error is not None:
                 failed += 1
                 reason = f"{type(error).__name__}: {error}"
@@ -382,9 +432,14 @@ def _run_tasks(
                 (partial / f"{task.id}.pt").unlink(missing_ok=True)
             bar.update(task.estimate)
             bar.set_postfix_str(f"{len(campaign.runs[name])} runs recorded")
-    except BaseException:
+    except BaseException as error:
         for process in list((pool._processes or {}).values()):
             process.kill()  # runs in flight keep their checkpoints
+        if isinstance(error, BrokenProcessPool):
+            raise ValueError(
+                "A process was killed from outside, most likely because memory ran out; "
+                f"{len(campaign.runs[name])} runs are recorded. Run again with a smaller --jobs."
+            ) from error
         raise
     finally:
         bar.close()
@@ -402,7 +457,9 @@ def _side_by_side(
     while True:
         for task in queue:
             checkpoint = str(partial / f"{task.id}.pt")
-            running[pool.submit(perform, task.config, task.seed, device, root, checkpoint)] = task
+            with interrupts_held():
+                future = pool.submit(perform, task.config, task.seed, device, root, checkpoint)
+            running[future] = task
             if len(running) >= jobs:
                 break
         if not running:

@@ -3,9 +3,24 @@
 A check prints "Correct." or "Not yet: ..." and never stops the notebook. One module for each chapter.
 """
 
+from .ablations import check_changes, check_effects, check_forest, check_influence, check_row_d
 from .convit import check_forward, check_gpsa_parameters, check_late_token, check_repair, check_token_counts
 from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
+from .inside import (
+    check_is_shortcut,
+    check_lowest_gate,
+    check_mask_content,
+    check_nonlocality,
+    check_without_class_token,
+)
+from .sample_efficiency import (
+    check_budget,
+    check_converged,
+    check_gap_difference,
+    check_plan,
+    check_three_gaps,
+)
 from .training import check_decays, check_learning_rate, check_paired_interval, check_race, check_subset
 
 __all__ = [
@@ -28,4 +43,19 @@ __all__ = [
     "check_subset",
     "check_paired_interval",
     "check_race",
+    "check_three_gaps",
+    "check_budget",
+    "check_converged",
+    "check_gap_difference",
+    "check_plan",
+    "check_row_d",
+    "check_changes",
+    "check_effects",
+    "check_influence",
+    "check_forest",
+    "check_nonlocality",
+    "check_without_class_token",
+    "check_lowest_gate",
+    "check_mask_content",
+    "check_is_shortcut",
 ]

@@ -1,0 +1,192 @@
+"""Checks for the exercises of chapter 08: sample efficiency."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+
+from .verdict import NotYet, exercise
+
+
+def _numbers(answer: object, count: int, wanted: str) -> list[float]:
+    """The answer as so many floats, or NotYet."""
+    if answer is None or answer is ...:
+        raise NotYet(f"the function returned {answer}; {wanted}.")
+    answer = list(answer)
+    if len(answer) != count:
+        raise NotYet(f"{wanted}; you return {len(answer)} number{'s' * (len(answer) != 1)}.")
+    return [float(value) for value in answer]
+
+
+def _near(a: float, b: float) -> bool:
+    return abs(a - b) < 1e-6
+
+
+@exercise
+def check_three_gaps(gaps: Callable[[float, float], Sequence[float]]) -> None:
+    """A function (deit, convit), in per cent -> points, per cent of DeiT's accuracy, per cent of DeiT's errors."""
+    wanted = "points, per cent of DeiT's accuracy and per cent of DeiT's errors are wanted"
+    for deit, convit in ((34.8, 47.8), (79.9, 81.4), (50.0, 40.0)):
+        points, relative, errors = _numbers(gaps(deit, convit), 3, wanted)
+        d = convit - deit
+        what = f"for {deit} against {convit}"
+        if not _near(points, d):
+            why = "ConViT's accuracy comes first: convit - deit" if _near(points, -d) else f"points are {d:.1f}"
+            raise NotYet(f"{what}: {why}.")
+        if not _near(relative, 100 * d / deit):
+            why = f"it is {100 * d / deit:.1f}, you have {relative:.1f}"
+            for wrong, words in (
+                (d / deit, "in per cent, please: multiply by 100"),
+                (100 * d / convit, "the paper divides by DeiT's accuracy, you by ConViT's"),
+                (100 * convit / deit, "this is the ratio; the gap is what it exceeds 100 by"),
+            ):
+                why = words if _near(relative, wrong) else why
+            raise NotYet(f"relative gap, {what}: {why}.")
+        if not _near(errors, 100 * d / (100 - deit)):
+            why = f"it is {100 * d / (100 - deit):.1f}, you have {errors:.1f}"
+            for wrong, words in (
+                (d / (100 - deit), "in per cent, please: multiply by 100"),
+                (100 * d / (100 - convit), "divide by DeiT's errors, 100 - deit; these are ConViT's"),
+                (-100 * d / (100 - deit), "count the errors that ConViT saves as positive"),
+            ):
+                why = words if _near(errors, wrong) else why
+            raise NotYet(f"errors, {what}: {why}.")
+
+
+@exercise
+def check_budget(budget: Callable[..., Sequence[float]]) -> None:
+    """A function (images, fraction, epochs, batch_size) -> steps and epochs on the subset, at equal images seen."""
+    for images, fraction, epochs, batch in ((5000, 0.2, 16, 32), (1000, 0.05, 8, 50), (1000, 1.0, 4, 40)):
+        what = f"{fraction:g} of {images:,} images, {epochs} epochs on all of them, batches of {batch}"
+        found = budget(images, fraction, epochs, batch)
+        steps, passes = _numbers(found, 2, "steps, and epochs on the subset, are wanted")
+        right = images * epochs / batch
+        if not _near(steps, right):
+            why = f"it is {right:g} steps, you have {steps:g}"
+            for wrong, words in (
+                (right * fraction, "these steps see fewer images with less data: equal epochs, not equal images seen"),
+                (images * epochs, "these are the images seen; a step takes a batch of them"),
+                (images * epochs * batch, "divide by the batch: a step sees that many images"),
+                (images / batch, "these are the steps of one epoch"),
+                (right / fraction, "the number of steps does not depend on the fraction"),
+            ):
+                why = words if _near(steps, wrong) else why
+            raise NotYet(f"{what}: {why}.")
+        if not _near(passes, epochs / fraction):
+            why = f"it is {epochs / fraction:g} epochs on the subset, you have {passes:g}"
+            for wrong, words in (
+                (epochs, "an epoch on the subset is shorter, so equally many images make more of them"),
+                (epochs * fraction, "the wrong way round: the smaller the subset, the more often each image is seen"),
+            ):
+                why = words if _near(passes, wrong) else why
+            raise NotYet(f"{what}: {why}.")
+
+
+_CURVE = [20.0, 40.0, 50.0, 55.0, 58.0, 60.0, 60.2, 60.4]
+CONVERGENCE = (  # by arm and seed the last two of eight evaluations, less the sixth; the answer; what is wrong else
+    ([[(0.2, 0.4), (0.1, 0.3)], [(0.1, 0.2), (0.3, 0.5)]], True, "both arms have flattened; you say they have not."),
+    ([[(0.2, 0.4), (0.1, 0.3)], [(2.0, 4.0), (1.5, 3.0)]], False, "the second arm still gains; all must be done."),
+    ([[(2.0, 4.0), (1.5, 3.0)], [(0.2, 0.4), (0.1, 0.3)]], False, "the first arm still gains; all must be done."),
+    ([[(0.1, 1.6), (-0.2, 1.2)], [(-4.0, -5.0), (-3.0, -5.0)]], False,
+     "one arm gains 1.4 and the other loses 5; look at each arm, not at their mean."),
+    ([[(0.6, 1.2), (0.5, 1.1)], [(0.1, 0.2), (0.3, 0.5)]], False,
+     "a quarter of eight evaluations is two: compare the last with the sixth, not with the seventh."),
+    ([[(1.0, 1.8), (-0.4, -0.8)], [(0.1, 0.2), (0.3, 0.5)]], True,
+     "one seed gains 1.8, but the mean over the seeds is below one; the rule speaks of the mean."),
+    ([[(0.1, 0.2), (0.3, 0.5)], [(-1.5, -3.0), (-1.0, -2.0)]], True,
+     "a fall is no gain: by this rule a run that overfits has converged, however little we like it."),
+)  # fmt: skip
+
+
+@exercise
+def check_converged(converged: Callable[[torch.Tensor], bool]) -> None:
+    """A function: test accuracies (arms, seeds, 8) -> whether every arm gained under a point in the last quarter."""
+    for arms, expected, why in CONVERGENCE:
+        rows = [[[*_CURVE[:6], *(_CURVE[5] + gain for gain in seed)] for seed in arm] for arm in arms]
+        answer = converged(torch.tensor(rows, dtype=torch.float64))
+        if answer is None or answer is ...:
+            raise NotYet(f"the function returned {answer}; True or False is wanted.")
+        if bool(answer) != expected:
+            raise NotYet(why)
+
+
+@exercise
+def check_gap_difference(difference: Callable[..., Sequence[float]]) -> None:
+    """A function of four lists, ConViT and DeiT on few and on all images, five seeds -> mean and half-width."""
+    few = torch.tensor([[60.0, 57.5, 63.0, 58.0, 61.5], [46.0, 45.5, 47.5, 43.0, 49.0]], dtype=torch.float64)
+    full = torch.tensor([[72.0, 73.5, 71.0, 72.5, 74.0], [64.5, 67.0, 64.0, 66.5, 66.0]], dtype=torch.float64)
+    found = difference(*few.tolist(), *full.tolist())
+    mean, half = _numbers(found, 2, "a mean and a half-width are wanted")
+    gaps = few[0] - few[1], full[0] - full[1]
+    d = gaps[0] - gaps[1]
+    if abs(mean - d.mean().item()) > 1e-6:
+        why = f"it is {d.mean().item():.2f}, you have {mean:.2f}"
+        for wrong, words in (
+            (-d.mean().item(), "the gap on few images comes first: few minus all"),
+            ((gaps[0] + gaps[1]).mean().item(), "you have added the two gaps"),
+            (gaps[0].mean().item(), "this is the gap on few images alone"),
+        ):
+            why = words if _near(mean, wrong) else why
+        raise NotYet(f"the mean is off: {why}.")
+    error = d.std().item() / 5**0.5
+    halves = [2.776 * gap.std().item() / 5**0.5 for gap in gaps]
+    spread = sum(arm.var().item() for arm in (*few, *full))
+    for wrong, why in (
+        (error, "this is the standard error; multiply by t."),
+        (1.96 * error, "1.96 belongs to many seeds; five need 2.776."),
+        (2.776 * error * 5**0.5, "divide the standard deviation by the root of the number of seeds."),
+        (2.776 * d.std(correction=0).item() / 5**0.5, "divide the squares by n - 1, not by n."),
+        (sum(halves), "you add the half-widths of the two gaps; take one difference of gaps for each seed instead."),
+        (math.hypot(*halves), "you treat the two gaps as independent, but they share their seeds: pair them too."),
+        (2.776 * (spread / 5) ** 0.5, "you treat all four lists as independent, but they share their seeds."),
+    ):
+        if _near(half, wrong):
+            raise NotYet(why)
+    if abs(half - 2.776 * error) > 1e-3:
+        raise NotYet(f"the half-width should be {2.776 * error:.3f}, yours is {half:.3f}.")
+
+
+STEPS_TO_SPEND = 40_000
+
+
+@exercise
+def check_plan(runs: Iterable[Mapping]) -> None:
+    """Runs as dictionaries of arm, fraction, steps and seed: can they tell data and steps apart, at equal chances?"""
+    if runs is None or runs is ...:
+        raise NotYet(f"the plan is {runs}; a list of runs is wanted.")
+    runs = list(runs)
+    if not runs:
+        raise NotYet("the plan has no runs yet.")
+    for run in runs:
+        missing = [key for key in ("arm", "fraction", "steps", "seed") if key not in run]
+        if missing:
+            raise NotYet(f"a run says nothing of its {' and '.join(missing)}: {dict(run)}.")
+    arms, fractions, steps = ({run[key] for run in runs} for key in ("arm", "fraction", "steps"))
+    if arms != {"ConViT", "DeiT"}:
+        raise NotYet(f"the arms should be ConViT and DeiT, yours are {', '.join(sorted(arms))}.")
+    cells = {arm: {(r["fraction"], r["steps"], r["seed"]) for r in runs if r["arm"] == arm} for arm in arms}
+    if sum(map(len, cells.values())) < len(runs):
+        raise NotYet("some run is there twice; the same seed gives the same result.")
+    if cells["ConViT"] != cells["DeiT"]:
+        fraction, step, seed = min(cells["ConViT"] ^ cells["DeiT"])
+        raise NotYet(f"only one arm runs {100 * fraction:g} % for {step} steps with seed {seed}; a pair needs both.")
+    if len(fractions) < 2:
+        raise NotYet("there is one amount of data: a gap cannot be seen to change with it.")
+    if len(steps) < 2:
+        raise NotYet("there is one number of steps: a gap that is speed would look like a gap that is data.")
+    there = {(run["fraction"], run["steps"]) for run in runs}
+    if len(there) == len(fractions):
+        raise NotYet("every fraction has its own number of steps: data and steps vary together.")
+    absent = sorted(set(itertools.product(fractions, steps)) - there)
+    if absent:
+        raise NotYet(f"not crossed: nothing runs with {100 * absent[0][0]:g} % of the data for {absent[0][1]} steps.")
+    seeds = {cell: {run["seed"] for run in runs if (run["fraction"], run["steps"]) == cell} for cell in there}
+    if len(set(map(frozenset, seeds.values()))) > 1:
+        raise NotYet("the cells have different seeds; then their gaps cannot be paired.")
+    if len(next(iter(seeds.values()))) < 3:
+        raise NotYet("fewer than three seeds: with two, t is 12.7 and hardly any interval leaves 0 out.")
+    if max(steps) < 2 * min(steps):
+        raise NotYet("the two budgets are nearly the same; give the long one at least twice the steps.")
+    if (spent := sum(run["steps"] for run in runs)) > STEPS_TO_SPEND:
+        raise NotYet(f"the plan takes {spent:,} steps, and there are {STEPS_TO_SPEND:,}.")

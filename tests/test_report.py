@@ -1,0 +1,408 @@
+"""From records to numbers: on records in which the answers are planted."""
+
+import math
+
+import pytest
+
+from convit_edu import claims, experiments, records, report
+from convit_edu.__main__ import main
+from convit_edu.claims import CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
+from convit_edu.experiments import LAPTOP, NAMES, Settings, grid
+from convit_edu.report import Estimate, Missing, Results, Table, compare, estimate, student_t
+
+RATES = {"ConViT": 2e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 1e-3, "CNN": 4e-3}
+SETTINGS = Settings(RATES, "DeiT, equal heads")
+
+# --- statistics
+
+
+def test_students_t_is_that_of_the_tables():
+    for freedom, quantile in ((1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (9, 2.262), (30, 2.042), (500, 1.965)):
+        assert student_t(freedom) == pytest.approx(quantile, abs=5e-4)
+    assert student_t(9, 0.99) == pytest.approx(3.250, abs=5e-4)
+    assert student_t(4, 0.5) == pytest.approx(0.741, abs=5e-4)
+    for freedom, confidence in ((0, 0.95), (4, 0), (4, 1)):
+        with pytest.raises(ValueError, match="at least one degree of freedom and a confidence in"):
+            student_t(freedom, confidence)
+
+
+def test_an_estimate_is_the_mean_and_its_interval():
+    found = estimate([1.0, 2.0, 3.0])
+    assert (found.mean, found.n) == (2.0, 3)
+    assert found.half == pytest.approx(4.3027 / math.sqrt(3), abs=1e-3)  # the deviation is 1
+    assert (found.low, found.high) == (2.0 - found.half, 2.0 + found.half)
+    assert (str(found), found.signed, found.shown(2)) == ("2.0 ± 2.5", "+2.0 ± 2.5", "2.00 ± 2.48")
+    one = estimate([-1.25])
+    assert math.isnan(one.half) and (str(one), one.signed, one.shown(2, "+")) == ("-1.2", "-1.2", "-1.25")
+    with pytest.raises(Missing, match="at least one value"):
+        estimate([])
+
+
+def test_a_comparison_pairs_by_seed():
+    a, b = {0: 61.0, 1: 72.0, 2: 80.0, 5: 0.0}, {2: 78.0, 0: 60.0, 1: 70.0, 9: 99.0}
+    found = compare(a, b)  # differences 1, 2 and 2; the arms themselves are ten points apart
+    assert found.n == 3 and found.mean == pytest.approx(5 / 3) and found.half < 1.5
+    with pytest.raises(Missing):
+        compare({0: 1.0}, {1: 1.0})
+
+
+# --- verdicts
+
+
+def test_a_verdict_is_where_the_interval_lies():
+    def one(mean, half, **options):
+        return Part("", Estimate(mean, half, 5), **options).verdict
+
+    assert one(3, 1) == one(0.2, 0.1) == HOLDS and one(-3, 1) == CONTRADICTED
+    assert one(3, 4) == one(-3, 4) == one(1, 1) == one(-1, 1) == OPEN
+    assert one(5, math.nan) == one(-5, math.nan) == OPEN  # a single seed
+    assert one(3, 1, two_sided=True) == one(-3, 1, two_sided=True) == HOLDS and one(3, 4, two_sided=True) == OPEN
+
+
+def test_a_claim_of_several_parts_holds_if_all_do():
+    means = {"+": 3, "-": -3, "0": 0}
+    wanted = {"+": HOLDS, "++": HOLDS, "-": CONTRADICTED, "--": CONTRADICTED, "0": OPEN, "00": OPEN, "-0": OPEN,
+              "+0": IN_PART, "0+": IN_PART, "+-": IN_PART, "++-": IN_PART}  # fmt: skip
+    for signs, expected in wanted.items():
+        assert verdict(Part("", Estimate(means[sign], 1, 5)) for sign in signs) == expected, signs
+
+
+# --- synthetic records
+
+SHIFT = (-0.2, -0.1, 0.0, 0.1, 0.2)  # by seed, the part of a difference that is not shared
+HALF = 2.7764 * math.sqrt(0.025) / math.sqrt(5)  # of its 95 % interval
+
+
+def advantage(name, label):
+    """By how much a cell is better than its DeiT: what the claims are to find."""
+    if name == "sample_efficiency":
+        return {"ConViT": 6 if label["fraction"] == 0.05 else 3, "DeiT": 0, "CNN": 8}[label["arm"]]
+    if name == "ablation":  # C5 contradicted; of C6 the start helps, the gates do not; the rest of it holds
+        rows = {"a": 4, "b": 1, "c": -4, "d": -2, "f": 2, "g": -5, "identity values alone": -1,
+                "positional start alone": -2, "DeiT, late class token": -1.5}  # fmt: skip
+        return rows.get(label["row"], 0)
+    if name == "locality_grid":
+        return label["layers"] + 2 * math.log(label["strength"] or 1, 4)
+    if name == "search":
+        return 5 if label["lr"] == RATES[label["arm"]] else 0
+    return {"ConViT": 3, "PSA": -2}.get(label.get("arm"), 0)
+
+
+def accuracy(name, label, seed, after):
+    """Test accuracy: shared by all arms of a seed but for the advantage; flat from half of a long training on."""
+    shared = 50 + 3 * seed + 20 * (min(after, 0.5) if label.get("steps") == LAPTOP.long_steps else after)
+    better = advantage(name, label)
+    if after <= 0.125 and name in ("dynamics", "psa"):
+        better = {"ConViT": 10, "PSA": 5}.get(label["arm"], 0)  # ahead early
+    return shared + better + SHIFT[seed] * (better != 0)
+
+
+def made(name, cell, seed):
+    """A run that was never run, with everything that `report` and `claims` ask for."""
+    model, recipe = cell.config["model"], cell.config["recipe"]
+    steps = [round(recipe["steps"] * k / recipe["evaluations"]) for k in range(1, recipe["evaluations"] + 1)]
+    history = {"accuracy": {s: accuracy(name, cell.label, seed, s / recipe["steps"]) for s in steps}, "loss": [2.0]}
+    result = {"accuracy": history["accuracy"][steps[-1]], "parameters": 1000}
+    if cell.config.get("probe"):
+        depth, heads, local = model["depth"], model["num_heads"], model["local_up_to_layer"]
+        end = 3.5 - 0.5 * bool(local) - 1.0 * bool(recipe.get("cutmix"))
+        history |= {
+            "nonlocality": {
+                s: [[(2.0 if local and not s else end) + SHIFT[seed]] * heads] * depth for s in (0, *steps)
+            },
+            "gates": {s: [[0.8, *[0.3] * (heads - 1)], [0.2] * heads, [0.02] * heads][:local] for s in (0, *steps)},
+        }
+        final = result["accuracy"]
+        result["masking"] = {"absolute positions": final - (5 if local else 25) - SHIFT[seed]}
+        if local:
+            result["masking"] |= {"content": [final - 5, final - 10, final - 30 - SHIFT[seed]],
+                                  "position": [final - 1, final - 2, final - 12]}  # fmt: skip
+        result["metric"] = {"true": [[end] * heads] * depth, "shortcut": [[end - 1 - SHIFT[seed]] * heads] * depth}
+    run = {"id": records.identity(cell.config, seed), "label": cell.label, "seed": seed, "config": cell.config}
+    return records.sealed(run | {"result": result, "history": history, "meta": {"seconds": 1.0}})
+
+
+def write(folder, name, keep=lambda run: True):
+    cells = grid(name, LAPTOP, None if name == "search" else SETTINGS)
+    runs = [made(name, cell, seed) for cell in cells for seed in cell.seeds or range(5)]
+    records.write(records.path_of(folder, "laptop", name), name, "laptop", filter(keep, runs))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    for name in NAMES:
+        write(folder, name)
+    return folder
+
+
+@pytest.fixture
+def nothing_shipped(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "shipped", lambda: tmp_path / "shipped")
+    return tmp_path / "shipped"
+
+
+def test_the_synthetic_search_chooses_the_settings_of_these_tests(folder):
+    assert experiments.choose(records.read(folder / "laptop" / "search.json"), LAPTOP) == SETTINGS
+
+
+# --- results
+
+
+def test_results_are_asked_by_label(folder):
+    results = Results("sample_efficiency", folder=folder)
+    assert results and len(results.runs) == 75 and not results.failed
+    assert len(results.labels) == 15 and results.labels[0] == {"arm": "ConViT", "fraction": 0.05, "steps": 300}
+    one = dict(arm="ConViT", fraction=1.0, steps=300)
+    assert list(results.select(**one)) == [0, 1, 2, 3, 4]
+    assert results.accuracy(**one)[3] == pytest.approx(50 + 9 + 20 + 3 + 0.1)
+    assert results.accuracy(0.5, **one)[3] == pytest.approx(50 + 9 + 10 + 3 + 0.1)
+    steps, curves = results.curve(**one)
+    assert steps == [round(300 * k / 8) for k in range(1, 9)] and len(curves) == 5
+    assert [curve[-1] for curve in curves] == list(results.accuracy(**one).values())
+    assert results.gained(**one) == pytest.approx(20 * (1 - 225 / 300), abs=0.1)
+    assert results.gained(**one | {"steps": 1200}) == 0
+    assert set(results.outcome("parameters", **one).values()) == {1000}
+    with pytest.raises(ValueError, match="More than one run a seed of sample_efficiency at scale laptop with") as found:
+        results.select(arm="ConViT")
+    assert not isinstance(found.value, Missing)
+    with pytest.raises(Missing, match=r"No run of sample_efficiency at scale laptop with \{'arm': 'RNN'\}"):
+        results.select(arm="RNN")
+    looked = Results("dynamics", folder=folder).measured("nonlocality", 0.0, arm="ConViT")
+    assert looked[4][0][0] == pytest.approx(2.2) and len(looked[4]) == 4
+
+
+def test_a_label_is_taken_before_those_that_contain_it(tmp_path):
+    """At scale gpu `dynamics` has a pair {"arm"} and, on larger images, a pair {"arm", "data"}."""
+    cells = grid("dynamics", LAPTOP, SETTINGS)
+    runs = [made("dynamics", cell, 0) for cell in cells]
+    runs += [records.sealed(run | {"label": run["label"] | {"data": "imagenette"}}) for run in runs]
+    records.write(records.path_of(tmp_path, "laptop", "dynamics"), "dynamics", "laptop", runs)
+    results = Results("dynamics", folder=tmp_path)
+    assert results.select(arm="DeiT")[0]["label"] == results.select(arm="DeiT", data=None)[0]["label"]
+    assert "data" not in results.select(arm="DeiT")[0]["label"]
+    assert all(str(table) for table in report.tables(results))
+    assert [len(parts_of(name, folder=tmp_path)) for name in ("C4", "C10", "C11")] == [1, 2, 2]
+
+
+def test_unknown_results_are_refused(tmp_path):
+    for name, scale in (("nonsense", "laptop"), ("psa", "huge")):
+        with pytest.raises(ValueError, match=f"Unknown experiment or scale: {name}, {scale}. Known experiments: "):
+            Results(name, scale)
+    assert not Results("psa", folder=tmp_path)
+
+
+# --- tables
+
+
+def test_a_table_shows_as_text_and_as_markdown():
+    table = Table("Title", ["a", "column"], [["long cell", "1"], ["**b**", "22"]])
+    assert str(table) == "Title\n  a          column\n  long cell  1\n  b          22" == repr(table)
+    assert table._repr_markdown_() == "| a | column |\n| --- | --- |\n| long cell | 1 |\n| **b** | 22 |"
+    short = Table("Title", ["a", "b", "c"], [["1", "a sentence that reaches over the rest"], ["22", "2", "3"]])
+    assert str(short) == "Title\n  a   b  c\n  1   a sentence that reaches over the rest\n  22  2  3"
+    assert "| 1 | a sentence that reaches over the rest |  |\n" in short._repr_markdown_()
+
+
+def test_tables_show_what_was_recorded(folder):
+    size = report.accuracies(Results("size", folder=folder))
+    assert list(size.columns) == ["size", "arm", "test accuracy, %", "seeds"] and len(size.rows) == 6
+    values = estimate(79 + 3 * seed + SHIFT[seed] - 6 for seed in range(5))
+    assert size.rows[0] == ["small", "ConViT", str(values), "5"]
+
+    rows = {(row[0], row[1]): row[2:] for row in report.gaps(Results("sample_efficiency", folder=folder)).rows}
+    assert rows["5 %", "300"] == [f"+6.0 ± {HALF:.1f}", "5", "+5.0 and +5.0", "no"]
+    assert rows["100 %", "1200"] == [f"+3.0 ± {HALF:.1f}", "5", "+0.0 and +0.0", "yes"]
+    assert len(rows) == 5
+
+    search = report.searched(Results("search", folder=folder))
+    assert search.columns[0] == "arm" and len(search.rows) == 4
+    for row in search.rows:
+        chosen = [column for column, cell in zip(search.columns, row) if cell.startswith("[")]
+        assert chosen == [f"{RATES[row[0]]:g}"]
+
+    depth = report.depth_profile(Results("dynamics", folder=folder))
+    assert depth.rows[0][:3] == ["ConViT", "1", "2.00"] and depth.rows[0][3] == f"3.00 ± {HALF:.2f}"
+    assert [row[4][:4] for row in depth.rows[:4]] == ["0.36", "0.20", "0.02", "-"] and depth.rows[4][0] == "DeiT"
+
+    masks = report.masks(Results("masking", folder=folder)).rows
+    assert [row[1] for row in masks] == [
+        "nothing", "absolute positions", "content in 1 GPSA layer", "content in 2 GPSA layers",
+        "content in 3 GPSA layers", "position in 1 GPSA layer", "position in 2 GPSA layers",
+        "position in 3 GPSA layers", "nothing", "absolute positions",
+    ]  # fmt: skip
+    metric = report.metrics(Results("metric", folder=folder)).rows
+    assert metric[0] == ["ConViT", "1", "3.00", "2.00", f"-1.00 ± {HALF:.2f}"] and len(metric) == 8
+
+
+def test_every_experiment_has_tables_also_with_one_seed_or_with_half_of_its_runs(folder, tmp_path):
+    for name in NAMES:
+        write(tmp_path / "one", name, lambda run: run["seed"] == 0)
+        write(tmp_path / "half", name, lambda run: run["label"].get("arm") != "DeiT" and run["seed"] < 3)
+        for where in (folder, tmp_path / "one", tmp_path / "half"):
+            results = Results(name, folder=where)
+            tables = report.tables(results) if results else []
+            assert bool(tables) == bool(results)
+            assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
+            assert not any("nan" in str(table) for table in tables)
+    assert report.gaps(Results("sample_efficiency", folder=tmp_path / "half")).rows == []
+
+
+# --- claims
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_claim_has_parts_with_all_seeds(folder, name):
+    parts = parts_of(name, folder=folder)
+    assert parts and len({part.name for part in parts}) == len(parts)
+    for part in parts:
+        assert part.found.n == 5 and math.isfinite(part.found.mean) and part.verdict in (HOLDS, CONTRADICTED, OPEN)
+
+
+# claim: mean of each part, verdict on the whole
+PLANTED = {
+    "C1": ([3, 3, 3], HOLDS),
+    "C2": ([6, 3, 6], HOLDS),
+    "C3": ([3, 3], HOLDS),
+    "C4": ([7], HOLDS),
+    "C5": ([-2, -2], CONTRADICTED),
+    "C6": ([3, -2], IN_PART),
+    "C7": ([2, 7], HOLDS),
+    "C8": ([4, 3], HOLDS),
+    "C9": ([5, 2, 5], HOLDS),
+    "C10": ([0.5, 1.0], HOLDS),
+    "C11": ([0.08, 0.3], HOLDS),
+    "C12": ([20], HOLDS),
+    "C13": ([18], HOLDS),
+    "N1": ([3, 2], HOLDS),
+    "N2": ([-1.5, -1.5], HOLDS),  # of two sides
+    "N3": ([-1, -1], HOLDS),
+    "N4": ([1.0], HOLDS),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_what_was_planted_is_found(folder, name):
+    means, whole = PLANTED[name]
+    parts = parts_of(name, folder=folder)
+    assert [part.found.mean for part in parts] == pytest.approx(means)
+    assert verdict(parts) == whole
+
+
+def test_the_claims_that_are_planted_are_all_there_are():
+    assert set(PLANTED) == set(CLAIMS) and {claim.experiment for claim in CLAIMS.values()} <= set(NAMES)
+
+
+def test_the_interval_of_a_part_is_that_of_the_paired_differences(folder):
+    small = parts_of("C1", folder=folder)[0]
+    assert (small.name, small.unit, small.found.half) == ("small", "points", pytest.approx(HALF, rel=1e-3))
+    patches = parts_of("C10", folder=folder)[1]
+    assert patches.unit == "patches" and patches.name == "ConViT, end - start"
+
+
+def test_less_data_larger_gap_is_asked_at_equal_steps_and_says_where_all_had_converged(folder):
+    assert [part.name for part in parts_of("C3", folder=folder)] == [
+        "5 % against all, 300 steps", "5 % against all, 1200 steps, converged",
+    ]  # fmt: skip
+    assert [part.name for part in parts_of("C2", folder=folder)] == [
+        "5 %, 300 steps", "20 %, 300 steps", "5 %, 1200 steps",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_a_claim_that_is_recorded_in_part_is_not_judged(name, tmp_path):
+    assert parts_of(name, folder=tmp_path) == []
+    experiment = CLAIMS[name].experiment
+    lacking = {"ablation": ("row", ("e", "c")), "locality_grid": ("layers", (4,)), "cutmix": ("cutmix", (1.0,))}
+    key, values = lacking.get(experiment, ("arm", ("ConViT",)))
+    write(tmp_path, experiment, lambda run: run["label"][key] not in values)
+    assert parts_of(name, folder=tmp_path) == []
+    if name not in ("C11", "C13", "N3"):  # the others compare two arms: these have no seed that both have
+        write(tmp_path, experiment, lambda run: (run["label"][key] in values) == (run["seed"] < 2))
+        assert parts_of(name, folder=tmp_path) == []
+
+
+def test_one_budget_alone_is_not_compared_with_itself(tmp_path):
+    write(tmp_path, "sample_efficiency", lambda run: run["label"]["steps"] == 300 or run["label"]["fraction"] == 1)
+    assert parts_of("C3", folder=tmp_path) == parts_of("C2", folder=tmp_path) == []
+
+
+@pytest.mark.parametrize("error", [KeyError("nonlocalty"), ValueError("More than one run"), IndexError(3)])
+def test_a_mistake_in_a_claim_is_not_taken_for_a_missing_record(folder, monkeypatch, error):
+    def parts(results):
+        results.select(arm="ConViT")
+        raise error
+
+    monkeypatch.setitem(CLAIMS, "C4", Claim("wrong", "dynamics", parts))
+    with pytest.raises(type(error)):
+        parts_of("C4", folder=folder)
+
+
+def test_the_table_of_verdicts_states_the_claim_and_then_its_parts(folder):
+    table = claims.verdicts(["ablation", "metric"], "laptop", folder)
+    assert list(table.columns) == ["claim", "compared", "difference", "95 % interval", "seeds", "verdict"]
+    assert [row[0] for row in table.rows if row[0]] == ["C5", "C6", "C7", "N1", "N2", "N3"]
+    rows = claims.rows_of("C6", parts_of("C6", folder=folder))
+    assert rows[0] == ["C6", "with little data the start helps, and the gates help: **holds in part**"]
+    assert rows[1] == ["", "b - d, 10 %", "+3.0 points", "+3.0 to +3.0", "5", "holds"]  # both rows shift alike
+    assert rows[2][1:3] == ["c - d, 10 %", "-2.0 points"] and rows[2][5] == "contradicted"
+    assert claims.rows_of("C11", parts_of("C11", folder=folder))[1][2] == "+0.08"
+    printed = str(claims.verdicts([claim.experiment for claim in CLAIMS.values()], "laptop", folder))
+    assert max(map(len, printed.splitlines())) <= 120 and "**" not in printed
+    assert claims.verdicts([], "laptop", folder).rows == [] == claims.verdicts(["psa"], "gpu", folder).rows
+
+
+# --- what the command line prints
+
+
+def test_the_report_sets_the_readers_own_runs_beside_the_shipped(folder, nothing_shipped, tmp_path, capsys):
+    own = tmp_path / "own"
+    assert main(["report", "--out", str(own)]) == 2
+    assert "error: Nothing is recorded of search" in capsys.readouterr().err
+    write(nothing_shipped, "size")
+    write(own, "size", lambda run: run["seed"] < 2)
+    write(own, "psa")
+    assert main(["report", "size", "--out", str(own)]) == 0
+    printed = capsys.readouterr().out
+    shipped, mine = printed.index("== Shipped with the package, scale laptop =="), printed.index("== Your own, in ")
+    assert shipped < mine and "psa" not in printed
+    assert printed.count("C1     ConViT is better") == 2 and "small" in printed[:mine] and "small" in printed[mine:]
+    assert f"+3.0 points  +{3 - HALF:.1f} to +{3 + HALF:.1f}" in printed[:mine]
+    assert main(["report", "--scale", "gpu", "--out", str(own)]) == 2
+    assert main(["report", "nonsense"]) == main(["report", "--scale", "huge"]) == 2
+    error = capsys.readouterr().err
+    assert "error: Unknown experiment 'nonsense'; known: search" in error and "error: Unknown scale 'huge'; kn" in error
+
+
+def test_the_report_of_an_unfinished_folder_shows_what_is_there(nothing_shipped, tmp_path, capsys):
+    for name in NAMES:
+        write(tmp_path, name, lambda run: run["label"].get("arm") != "DeiT" and run["seed"] == 0)
+    path = records.path_of(tmp_path, "laptop", "psa")
+    run = {key: value for key, value in records.read(path)[0].items() if key not in ("result", "history")}
+    records.write(path, "psa", "laptop", [records.sealed(run | {"error": "OSError: no more images"})])
+    assert main(["report", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "psa: 1 failed run(s): OSError: no more images" in printed and "nan" not in printed
+
+
+def test_the_list_counts_runs(nothing_shipped, tmp_path, capsys):
+    write(nothing_shipped, "size")
+    write(tmp_path, "size", lambda run: run["seed"] < 2)
+    assert main(["list", "--out", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
+    assert "laptop 30" in lines["size"] and "laptop 12" in lines["size"] and "Table 1: equal pairs" in lines["size"]
+    assert set(NAMES) <= set(lines) and "speed" in lines and "laptop" not in lines["psa"]
+
+
+def test_a_damaged_record_stops_the_report_with_its_name(nothing_shipped, tmp_path, capsys):
+    write(tmp_path, "size")
+    path = records.path_of(tmp_path, "laptop", "size")
+    path.write_text(path.read_text().replace('"accuracy": 8', '"accuracy": 9', 1))
+    assert main(["report", "--out", str(tmp_path)]) == 2
+    assert "size.json: run" in (error := capsys.readouterr().err) and "was changed after it was recorded" in error
+
+
+def test_speed_is_a_view_of_the_benchmarks():
+    table = report.speeds()
+    assert table.rows and {row[3] for row in table.rows} == {"ours", "timm's"}
+    assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in table.rows)
