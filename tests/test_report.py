@@ -1,5 +1,6 @@
 """From records to numbers: on records in which the answers are planted."""
 
+import json
 import math
 
 import pytest
@@ -403,6 +404,21 @@ def test_a_damaged_record_stops_the_report_with_its_name(nothing_shipped, tmp_pa
 
 
 def test_speed_is_a_view_of_the_benchmarks():
-    table = report.speeds()
-    assert table.rows and {row[3] for row in table.rows} == {"ours", "timm's"}
-    assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in table.rows)
+    *measured, claim = report.speeds().rows
+    assert {row[3] for row in measured} == {"ours", "timm's"}
+    assert all(float(row[4]) > 0 and float(row[5]) > 0 for row in measured)
+    slowest = max(float(row[5]) for row in measured if row[3] == "ours")
+    assert claim[0] == "C15" and ("holds" in claim[1]) == (slowest < 2)
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.9, "holds"), (2.1, "contradicted")])
+def test_the_verdict_on_speed_follows_the_slowest_of_our_models(tmp_path, ratio, verdict):
+    shared = {"mode": "training", "device": "cpu", "precision": "float32", "model": "m", "images_per_second": 1.0}
+    rows = [
+        shared | {"row": row, "time_over": {"deit": over}}
+        for row, over in (("convit", 1.0), ("convit", ratio), ("timm_convit", 3.0))
+    ]
+    path = tmp_path / "benchmarks" / "model-cpu.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"rows": rows}))
+    assert verdict in report.speeds(tmp_path).rows[-1][1]

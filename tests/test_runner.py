@@ -216,7 +216,11 @@ def test_killed_and_interrupted_it_keeps_what_was_recorded_and_goes_on(recorded,
 
     def start():
         with said.open("w") as file:
-            process = subprocess.Popen(whole, start_new_session=True, stderr=file, stdout=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                whole, start_new_session=True, stderr=file, stdout=subprocess.DEVNULL,
+                # Tests that a shell runs in the background ignore Ctrl-C, and would pass that on.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )  # fmt: skip
         request.addfinalizer(lambda: end(process.pid))
         return process
 
