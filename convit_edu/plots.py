@@ -62,7 +62,7 @@ def maps(
         if query is not None:
             axis.plot(query[1], query[0], marker="x", color="white", markersize=7, markeredgewidth=2)
     if one_scale:
-        figure.colorbar(image, ax=axes, shrink=0.8, label=label)
+        figure.colorbar(image, ax=list(axes.flat[:places]), shrink=0.8, label=label)
     return figure
 
 

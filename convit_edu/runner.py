@@ -7,187 +7,24 @@ that its numbers do not depend on `jobs`.
 
 import multiprocessing
 import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
-from . import data, records
-from .experiments import LEARNING_RATES, SCALES, Cell, Scale, Settings, build, check_name, choose, grid
-from .locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
-from .model import VisionTransformer
-from .train import Recipe, Run, evaluate, pick_device, progress, train
-
-PROBE_IMAGES = 200  # test images on which non-locality is measured
-LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
-
-
-# --- one run, in a process of its own
-
-
-class ProbedRun(Run):
-    """A run that measures non-locality and gates at the start and at every evaluation."""
-
-    def __init__(self, *args):
-        super().__init__(*args)
-        images = self.data.test_images[:: max(1, len(self.data.test_images) // PROBE_IMAGES)]
-        self.probe_images = self.data.normalize(images)
-        self.measure()
-
-    def evaluate(self) -> None:
-        super().evaluate()
-        self.measure()
-
-    def measure(self) -> None:
-        found = nonlocality(self.model, self.probe_images)
-        for name, value in (
-            ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
-        ):  # fmt: skip
-            self.history.measured.setdefault(name, {})[self.step] = rounded(value)
-
-
-def rounded(values: Tensor) -> list:
-    """A tensor as nested lists with five decimals: what is worth keeping."""
-    return [rounded(value) for value in values] if values.ndim else round(values.item(), 5)
-
-
-@lru_cache(maxsize=2)
-def dataset(name: str, root: str | None) -> data.Dataset:
-    """A data set by the name in a configuration. FileNotFoundError says how to get what is missing."""
-    if name == "imagenette":
-        folder = Path(root or "data") / "imagenette2-96"
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"Imagenette is not in {folder}; unpack its 96-pixel version there (train/ and val/), "
-                "or name its parent folder with --data."
-            )
-        return data.load("folder", folder, size=96)
-    if name != "fashion_mnist_5k" and root is None:
-        raise FileNotFoundError(
-            f"{name} does not come with the package; name the folder that holds torchvision's files with --data. With "
-            f"a network this fetches them: python -c \"from convit_edu import data; "
-            f"data.load('{name}', 'ROOT', download=True)\""
-        )
-    return data.load(name, root)
-
-
-def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
-    """Train and measure one run: {"result", "history", "meta"} and, where asked for, the "weights" as bytes."""
-    images = dataset(config["data"], root)
-    if config.get("held_out"):
-        images = images.held_out()  # the same tenth for every seed and arm
-    if config["fraction"] < 1:
-        images = images.subset(fraction=config["fraction"], seed=seed)
-    if some := config.get("test_images"):
-        images = replace(images, test_images=images.test_images[:some], test_labels=images.test_labels[:some])
-    model = build(config, seed)
-    recipe = Recipe(**config["recipe"], seed=seed)
-    probed = config.get("probe", False)
-    compiled = device.startswith("cuda")
-    history = train(model, images, recipe, device, checkpoint, run_type=ProbedRun if probed else Run, compile=compiled)
-    result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
-    if probed:
-        on_device = images.to(pick_device(device))
-        result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
-    stretch = max(1, len(history.loss) // LOSS_POINTS)
-    losses = [history.loss[start : start + stretch] for start in range(0, len(history.loss), stretch)]
-    answer = {
-        "result": result,
-        "history": {
-            "accuracy": history.accuracy, "loss": [round(sum(part) / len(part), 5) for part in losses],
-            **history.measured,
-        },
-        "meta": metadata(device, images, history.seconds),
-    }  # fmt: skip
-    if "save" in config:
-        answer["weights"] = records.checkpoint_bytes(model, records.identity(config, seed))
-    return answer
-
-
-def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:
-    """Tables 5 and 6: accuracy in per cent with absolute positions, content or position masked at test time."""
-    with masked_positions(model):
-        found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
-    layers = gpsa_layers(model)
-    if layers and layers[0].mixing == "gated":
-        for what, gate in (("content", 1), ("position", 0)):
-            found[what] = []  # masked in the first layer, in the first two, ...
-            for number in range(1, len(layers) + 1):
-                with forced_gates(model, gate, number):
-                    found[what].append(evaluate(model, images, device))
-    return found
-
-
-def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
-    """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
-    probe = images.normalize(images.test_images[:: max(1, len(images.test_images) // PROBE_IMAGES)])
-    return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in
-            (("true", False), ("shortcut", True))}  # fmt: skip
-
-
-def metadata(device: str, images: data.Dataset, seconds: float) -> dict:
-    """Where, when and on what a run was made."""
-    on_gpu = device.startswith("cuda")
-    return {
-        "seconds": round(seconds, 2),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name() if on_gpu else device,
-        "threads": torch.get_num_threads(),
-        "processor": processor(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": commit(),
-        "data": images.checksum(),
-    }
-
-
-@lru_cache
-def processor() -> str:
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        return names[0].split(":", 1)[1].strip()
-    except (OSError, IndexError):
-        return platform.processor()
-
-
-@lru_cache
-def commit() -> str | None:
-    """The commit of the checkout that the package runs from; None where it is installed."""
-    folder = Path(__file__).parents[1]
-    if not (folder / ".git").exists():
-        return None
-    command = ("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or None
-
-
-def start_worker(threads: int) -> None:
-    """Prepare a process: its threads, no answer to Ctrl-C (the parent's), and an end when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["CONVIT_EDU_PROGRESS"] = "0"
-    tqdm.set_lock(threading.RLock())  # tqdm's own is the system's, and left behind where a process is killed
-    torch.set_num_threads(threads)
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+from . import records
+from .experiments import LEARNING_RATES, SCALES, Cell, Scale, Settings, check_name, choose, grid
+from .train import pick_device, progress
+from .worker import dataset, perform, start_worker
 
 
 @contextmanager
@@ -201,9 +38,6 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-# --- many runs
 
 
 @dataclass

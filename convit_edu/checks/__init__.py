@@ -5,6 +5,7 @@ A check prints "Correct." or "Not yet: ..." and never stops the notebook. One mo
 
 from .ablations import check_changes, check_effects, check_forest, check_influence, check_row_d
 from .convit import check_forward, check_gpsa_parameters, check_late_token, check_repair, check_token_counts
+from .convolution import check_centres, check_dense_weights, check_sharing, check_zero_padding
 from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
 from .inside import (
@@ -24,6 +25,10 @@ from .sample_efficiency import (
 from .training import check_decays, check_learning_rate, check_paired_interval, check_race, check_subset
 
 __all__ = [
+    "check_centres",
+    "check_sharing",
+    "check_dense_weights",
+    "check_zero_padding",
     "check_mix",
     "check_positional_weights",
     "check_strength",
