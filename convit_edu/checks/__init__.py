@@ -15,6 +15,7 @@ from .inside import (
     check_nonlocality,
     check_without_class_token,
 )
+from .locality_of_images import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
 from .sample_efficiency import (
     check_budget,
     check_converged,
@@ -22,9 +23,18 @@ from .sample_efficiency import (
     check_plan,
     check_three_gaps,
 )
+from .self_attention import check_attention_cost, check_cut_patches, check_look_right, check_multi_head
 from .training import check_decays, check_learning_rate, check_paired_interval, check_race, check_subset
 
 __all__ = [
+    "check_correlation",
+    "check_nearest_kernel",
+    "check_multiplications",
+    "check_first_layer",
+    "check_cut_patches",
+    "check_multi_head",
+    "check_attention_cost",
+    "check_look_right",
     "check_centres",
     "check_sharing",
     "check_dense_weights",
