@@ -11,7 +11,6 @@ import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 import weakref
@@ -25,8 +24,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from convit_edu.files import write_in_one_move
 from convit_edu.parity import timm
 from convit_edu.train import progress
+from convit_edu.worker import commit, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "convit_edu" / "recorded" / "benchmarks"
@@ -336,12 +337,12 @@ def metadata(device: str) -> dict:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
+        "commit": commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "timm": timm.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load": _load(),
@@ -350,24 +351,9 @@ def metadata(device: str) -> dict:
     }
 
 
-def _output(*command: str) -> str | None:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def _load() -> float | None:
     """How many cores were busy, on average over the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        return names[0].split(":", 1)[1].strip()
-    except (OSError, IndexError):
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
 
 
 def write_record(path: Path, record: dict) -> None:
@@ -375,16 +361,7 @@ def write_record(path: Path, record: dict) -> None:
     text = json.dumps(record | {"rows": None}, indent=1)
     rows = ",\n".join(f"  {json.dumps(row)}" for row in record["rows"])  # each on a line of its own
     text = text.replace('"rows": null', f'"rows": [\n{rows}\n ]')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_in_one_move(path, f"{text}\n".encode())
 
 
 def memory_limit(device: str) -> float:

@@ -1,4 +1,4 @@
-"""The claims of the paper, and of this book, as comparisons fixed before anything was run.
+"""The claims of the paper, and of this book, as comparisons fixed before the runs that they are tested on.
 
 A claim "A - B > 0" holds if the 95 % interval lies above 0, is contradicted if it lies below, and is open
 otherwise. A claim of several parts holds, or is contradicted, if all of them do; if only some hold it holds in part.
@@ -98,14 +98,9 @@ def _larger_gap(results: Results) -> list[Part]:
 
 
 def _early(results: Results) -> list[Part]:
-    first = 1 / len(results.curve(arm="ConViT", **_own(results))[0])
-    pair = (_gap(results, after, **_own(results)) for after in (first, 1.0))
+    first = 1 / len(results.curve(arm="ConViT")[0])
+    pair = (_gap(results, after) for after in (first, 1.0))
     return [part("first evaluation against the last", *pair)]
-
-
-def _own(results: Results) -> dict:
-    """Leaves out the larger images that `dynamics` has at scale gpu: a label without "data"."""
-    return {"data": None}
 
 
 def _rows(results: Results, pairs: list[tuple[str, str]], fractions: Iterable[float], two_sided=False) -> list[Part]:
@@ -149,14 +144,13 @@ def _psa(results: Results) -> list[Part]:
 
 
 def _nonlocality(results: Results) -> list[Part]:
-    own = _own(results)
-    convit, deit = (_mean(results.measured("nonlocality", arm=arm, **own)) for arm in ("ConViT", "DeiT"))
-    start = _mean(results.measured("nonlocality", 0.0, arm="ConViT", **own))
+    convit, deit = (_mean(results.measured("nonlocality", arm=arm)) for arm in ("ConViT", "DeiT"))
+    start = _mean(results.measured("nonlocality", 0.0, arm="ConViT"))
     return [part("DeiT - ConViT, end", deit, convit, "patches"), part("ConViT, end - start", convit, start, "patches")]
 
 
 def _gates(results: Results) -> list[Part]:
-    found = results.measured("gates", arm="ConViT", **_own(results))
+    found = results.measured("gates", arm="ConViT")
     upper = {seed: mean(gates[-1]) for seed, gates in found.items()}
     lower = {seed: max(gates[0]) for seed, gates in found.items()}
     return [

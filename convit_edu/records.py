@@ -9,7 +9,6 @@ in `meta` alone: `result` and `history` of the same id are equal to the bit on o
 import errno
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from importlib import resources
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .files import write_in_one_move
 from .model import VisionTransformer
 
 SCHEMA = 1
@@ -105,26 +105,14 @@ def write(path: str | Path, name: str, scale: str, runs: Iterable[dict]) -> None
 
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write any file of a folder of records in one move. RecordError as in `write`."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_in_one_move(Path(path), content)
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
         raise RecordError(
             f"{path} could not be written ({reason}); what was recorded before is untouched. "
             "Make room, or give another folder with --out, and run again."
         ) from error
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself is missing or read-only: the sentence above says it
 
 
 @contextmanager

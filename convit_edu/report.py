@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from . import records
-from .experiments import NAMES, SCALES, Scale, choose, scores
+from .experiments import NAMES, SCALES, Grid, scores
 
 # --- statistics
 
@@ -295,8 +295,6 @@ def masks(results: Results) -> Table:
     """Test accuracy of trained models when something is masked at test time (Tables 5 and 6)."""
     rows = []
     for label in results.labels:
-        if label.get("data"):
-            continue
         found = results.outcome("masking", **label)
         rows.append([label["arm"], "nothing", str(estimate(results.accuracy(**label).values())), str(len(found))])
         for what in next(iter(found.values())):
@@ -355,12 +353,6 @@ def tables(results: Results) -> list[Table]:
     return [table(results) for table in TABLES.get(results.name, (accuracies,))]
 
 
-def settings_of(scale: Scale) -> str:
-    """The learning rates in use, in a sentence."""
-    chosen = choose(records.read(records.path_of(records.shipped(), scale.name, "search")), scale)
-    return ", ".join(f"{arm} {rate:g}" for arm, rate in chosen.rates.items()) + f"; the better DeiT: {chosen.best_deit}"
-
-
 # --- what the command line prints
 
 
@@ -370,8 +362,6 @@ def _present(scale: str, folder: Path) -> list[str]:
 
 def listing(out: Path) -> str:
     """What experiments there are, and how many runs are recorded at each scale: shipped, and in `out`."""
-    from .experiments import Grid
-
     rows = []
     for name in NAMES:
         told = (getattr(Grid, name).__doc__ or "").split("\n")[0]

@@ -6,6 +6,7 @@ interrupted, and resumes from its checkpoint exactly: every random number of a s
 step alone. Chapter 07 uses this module.
 """
 
+import io
 import math
 import os
 import time
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .data import Dataset, augment, batches, mix, random_erasing, seeded
+from .files import write_in_one_move
 
 
 @dataclass(frozen=True)
@@ -200,13 +202,9 @@ class Run:
             "optimizer": self.optimizer.state_dict(),
             "history": asdict(self.history),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        content = io.BytesIO()
+        torch.save(state, content)
+        write_in_one_move(path, content.getvalue())
 
     def load(self, path: Path) -> None:
         """Go back to where `path` was saved. ValueError if it is no checkpoint or of another configuration."""

@@ -21,7 +21,7 @@ from .locality import forced_gates, gates, gpsa_layers, masked_positions, nonloc
 from .model import VisionTransformer
 from .train import Recipe, Run, evaluate, pick_device, train
 
-PROBE_IMAGES = 200  # test images on which non-locality is measured
+PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
 
 
@@ -30,8 +30,7 @@ class ProbedRun(Run):
 
     def __init__(self, *args):
         super().__init__(*args)
-        images = self.data.test_images[:: max(1, len(self.data.test_images) // PROBE_IMAGES)]
-        self.probe_images = self.data.normalize(images)
+        self.probe_images = probe_images(self.data)
         self.measure()
 
     def evaluate(self) -> None:
@@ -44,6 +43,11 @@ class ProbedRun(Run):
             ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
         ):  # fmt: skip
             self.history.measured.setdefault(name, {})[self.step] = rounded(value)
+
+
+def probe_images(images: data.Dataset) -> Tensor:
+    """Evenly chosen test images, normalised (B, C, h, w), on which non-locality is measured."""
+    return images.normalize(images.test_images[:: max(1, len(images.test_images) // PROBE_IMAGES)])
 
 
 def rounded(values: Tensor) -> list:
@@ -120,7 +124,7 @@ def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str)
 
 def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
     """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
-    probe = images.normalize(images.test_images[:: max(1, len(images.test_images) // PROBE_IMAGES)])
+    probe = probe_images(images)
     return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in
             (("true", False), ("shortcut", True))}  # fmt: skip
 
@@ -144,11 +148,12 @@ def metadata(device: str, images: data.Dataset, seconds: float) -> dict:
 
 @lru_cache
 def processor() -> str:
+    """The processor's name."""
     try:
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         return names[0].split(":", 1)[1].strip()
     except (OSError, IndexError):
-        return platform.processor()
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
 
 
 @lru_cache
@@ -157,9 +162,14 @@ def commit() -> str | None:
     folder = Path(__file__).parents[1]
     if not (folder / ".git").exists():
         return None
-    command = ("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or None
+    return _output("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def start_worker(threads: int) -> None:

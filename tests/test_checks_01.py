@@ -1,9 +1,7 @@
 """The checks of chapter 01: the right answer passes, typical wrong ones are told what is wrong."""
 
-import pytest
 import torch
-
-from convit_edu.checks import locality_of_images as checks
+from verdicts import verdict_test
 
 
 def correlation(image, d, centre=True, divide=True, across=True, down=True):
@@ -76,12 +74,4 @@ CASES = {
     ],
 }
 
-
-@pytest.mark.parametrize(
-    ("name", "answer", "message"), [(name, *case) for name, cases in CASES.items() for case in cases]
-)
-def test_the_verdict(capsys, name, answer, message):
-    getattr(checks, f"check_{name}")(answer)
-    verdict = capsys.readouterr().out.strip()
-    assert message in verdict
-    assert verdict == "Correct." or verdict.startswith("Not yet: ")
+test_the_verdict = verdict_test(CASES)

@@ -1,10 +1,8 @@
 """The checks of chapter 03: the right answer passes, typical wrong ones are told what is wrong."""
 
-import pytest
 import torch
 import torch.nn.functional as F
-
-from convit_edu.checks import convolution
+from verdicts import verdict_test
 
 
 def count(centre):
@@ -73,12 +71,4 @@ CASES = {
     ],
 }
 
-
-@pytest.mark.parametrize(
-    ("name", "answer", "message"), [(name, *case) for name, cases in CASES.items() for case in cases]
-)
-def test_the_verdict(capsys, name, answer, message):
-    getattr(convolution, f"check_{name}")(answer)
-    verdict = capsys.readouterr().out.strip()
-    assert message in verdict
-    assert verdict == "Correct." or verdict.startswith("Not yet: ")
+test_the_verdict = verdict_test(CASES)

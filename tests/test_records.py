@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import subprocess
 import sys
 
@@ -120,7 +121,7 @@ def test_a_full_disk_leaves_the_old_record(path, where, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     before = path.read_bytes()
-    monkeypatch.setattr(records.os, where, full)
+    monkeypatch.setattr(os, where, full)
     with pytest.raises(RecordError, match=r"could not be written \(the disk is full\); what was recorded before is"):
         records.write(path, "psa", "laptop", [a_run(0)])
     assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == ["psa.json"]

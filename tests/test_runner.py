@@ -322,7 +322,7 @@ def test_what_stands_in_the_way_is_said(out, tmp_path, capsys, no_processes, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(records.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         refused(capsys, command(["dynamics"], out, "--seeds", "1"), "the disk is full")
     assert path.read_bytes() == whole and not records.path_of(out, REHEARSAL.name, "dynamics").exists()
     path.write_bytes(whole[: len(whole) // 2])
