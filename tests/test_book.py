@@ -19,7 +19,7 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
 IGNORE, RAISES = "nbval-ignore-output", "raises-exception"
 FOLDING = {f"{verb}-{part}" for verb in ("hide", "remove") for part in ("cell", "input", "output")}
-TAGS = {IGNORE, RAISES} | FOLDING
+TAGS = {IGNORE, RAISES, "full-width"} | FOLDING
 CHECKS = {name for name in vars(convit_edu.checks) if name.startswith("check_")}
 MAX_BYTES = 1_000_000
 

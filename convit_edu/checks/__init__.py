@@ -16,6 +16,7 @@ from .inside import (
     check_without_class_token,
 )
 from .locality_of_images import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
+from .report_card import check_corrected, check_false_holds, check_seeds_needed
 from .sample_efficiency import (
     check_budget,
     check_converged,
@@ -73,4 +74,7 @@ __all__ = [
     "check_lowest_gate",
     "check_mask_content",
     "check_is_shortcut",
+    "check_false_holds",
+    "check_corrected",
+    "check_seeds_needed",
 ]

@@ -1,0 +1,121 @@
+"""The report card: every claim, what the paper says of it, what was measured here, and the verdict.
+
+The paper's side is typed from its tables and figures (`PAPER`); our side is computed from the records.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import claims, report
+from .experiments import SCALES
+from .report import Table
+
+CHAPTERS = {
+    "06": "06-fast-gpsa", "08": "08-sample-efficiency", "09": "09-looking-inside", "10": "10-ablations",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the paper makes a claim and with what number, and the chapter that tests it.
+
+    `differences` are the paper's numbers for our comparisons, in points, by the first or the last words of the
+    comparison's name. They come from other data, sizes and training lengths, and from single runs.
+    """
+
+    where: str
+    said: str
+    chapter: str
+    differences: Mapping[str, float] = field(default_factory=dict)
+
+    def difference(self, part: str) -> float | None:
+        """The paper's number for a comparison of this name, or None."""
+        found = (value for words, value in self.differences.items() if part.startswith(words) or part.endswith(words))
+        return next(found, None)
+
+
+NOT_THEIRS = "not in the paper"
+
+PAPER: dict[str, Source] = {
+    "C1": Source("Table 1", "+0.8, +3.2, +5.0 points (Ti+, S+, B+)", "08",
+                 {"small": 0.8, "medium": 3.2, "large": 5.0}),
+    "C2": Source("Table 2", "5 %: +13.0, 10 %: +11.6, 30 %: +7.6, 50 %: +3.6 points", "08",
+                 {"5 %": 13.0, "10 %": 11.6, "30 %": 7.6, "50 %": 3.6}),
+    "C3": Source("Table 2", "+13.0 points at 5 %, +1.5 at 100 %: +11.5", "08", {"5 %": 11.5}),
+    "C4": Source("Figure 8b", "+16 points after 20 epochs, +5 after 295, read off: +11", "08", {"first": 11.0}),
+    "C5": Source("Table 3, d - e", "+6.8 points at 10 %, +2.5 at 100 %", "10", {", 10 %": 6.8, ", 100 %": 2.5}),
+    "C6": Source("Table 3, b - d and c - d", "+2.8 and +2.3 points at 10 %", "10", {"b - d": 2.8, "c - d": 2.3}),
+    "C7": Source("Table 3, f - e and f - g", "+6.5 and +9.5 points at 10 %", "10", {"f - e": 6.5, "f - g": 9.5}),
+    "C8": Source("Figure 8a", "+1.6 points (strength 1 - 0.01), +2.6 (9 - 3 layers), read off", "10",
+                 {"strength": 1.6, "GPSA layers": 2.6}),
+    "C9": Source("Figure 9", "curves: ahead early, overtaken late", "10"),
+    "C10": Source("Figure 5", "curves: local at the start, less local later, below DeiT at the end", "09"),
+    "C11": Source("Figure 6", "curves: about 0 in layers 6 to 10, some heads of layers 1 to 5 high", "09"),
+    "C12": Source("Table 5", "DeiT loses 33.9 points, ConViT 6.0: +27.9", "09", {"loss of DeiT": 27.9}),
+    "C13": Source("Table 6, 10 layers", "46.8 - 1.3 % left: +45.5 points", "09", {"position masked": 45.5}),
+    "C14": Source("Table 4, Figure 10", "DeiT-S +1.1 points, ConViT-S+ +0.7", ""),
+    "C15": Source("Table 1", "DeiT's images/s are 1.96 (Ti), 1.92 (S), 1.33 (B) times ConViT's", "06"),
+    "N1": Source(NOT_THEIRS, "its Table 3 changes both at once", "10"),
+    "N2": Source(NOT_THEIRS, "its d - e changes the token's place too", "10"),
+    "N3": Source(NOT_THEIRS, "Eq. 8 and the released code differ", "09"),
+    "N4": Source(NOT_THEIRS, "a later paper: least mean distance 0.316 without CutMix, 0.008 with", "09"),
+}  # fmt: skip
+
+UNTESTED = {"C14": "a convolutional teacher helps DeiT more than ConViT, and makes DeiT more local"}
+SPEED = "ConViT trains at half DeiT's speed (paper); it need not"
+
+
+def tested(scale: str = "laptop", folder: str | Path | None = None) -> dict[str, list[claims.Part]]:
+    """The comparisons of every claim that is recorded at this scale, by the claim's name."""
+    found = {name: claims.parts_of(name, scale, folder) for name in claims.CLAIMS}
+    return {name: parts for name, parts in found.items() if parts}
+
+
+def card(folder: str | Path | None = None) -> Table:
+    """The report card: a row a claim, a column for each scale that anything is recorded at.
+
+    What is measured stands as difference, 95 % interval and verdict, a line a comparison. `folder` is a folder of
+    records, the shipped one where None.
+    """
+    scales = [name for name in SCALES if not name.endswith("-rehearsal")]
+    recorded = {scale: tested(scale, folder) for scale in scales}
+    recorded = {scale: found for scale, found in recorded.items() if found}
+    rows = []
+    for name, source in PAPER.items():
+        statement = claims.CLAIMS[name].statement if name in claims.CLAIMS else UNTESTED.get(name, SPEED)
+        link = f"[{name}]({CHAPTERS[source.chapter]}.ipynb)" if source.chapter else name
+        ours = [_speed(folder)] * len(recorded) if name == "C15" else [
+            _measured(found.get(name, [])) for found in recorded.values()
+        ]  # fmt: skip
+        rows.append([link, statement, f"{source.where}: {source.said}", *ours])
+    columns = ["claim", "statement", "the paper"]
+    return Table("Report card", [*columns, *(_heading(scale, found) for scale, found in recorded.items())], rows)
+
+
+def _heading(scale: str, found: Mapping[str, list[claims.Part]]) -> str:
+    seeds = sorted({part.found.n for parts in found.values() for part in parts})
+    return f"scale {scale}, {' or '.join(map(str, seeds))} seeds: difference (95 % interval)"
+
+
+def _measured(parts: list[claims.Part]) -> str:
+    if not parts:
+        return "not measured"
+    lines = [f"**{claims.verdict(parts)}**"]
+    for each in parts:
+        digits = 1 if each.unit == "points" else 2
+        interval = f" ({each.found.low:+.{digits}f} to {each.found.high:+.{digits}f})" if each.found.n > 1 else ""
+        verdict = f", {each.verdict}" if len(parts) > 1 else ""
+        lines.append(f"{each.name}: {each.found.mean:+.{digits}f}{interval} {each.unit}".rstrip() + verdict)
+    return "<br>".join(lines)
+
+
+def _speed(folder: str | Path | None) -> str:
+    """Claim C15 from the benchmarks, whichever machine they ran on; times have no seeds."""
+    times = {"ours": [], "timm's": []}
+    for row in report.speeds(folder).rows[:-1]:
+        times[row[3]].append(float(row[-1]))
+    if not times["ours"]:
+        return "not measured"
+    words = [f"{whose} {min(found):.2f} to {max(found):.2f}" for whose, found in times.items() if found]
+    return f"**{report.speed_verdict(times['ours'])}**<br>time over DeiT's, three sizes: {', '.join(words)}; no seeds"
