@@ -4,7 +4,7 @@ Every layer is measured on its true input. The released code measures every laye
 instead (reference: chapter 09). Chapters 04, 05 and 09 use this module.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -118,11 +118,28 @@ def forced_gates(model: VisionTransformer, gate: float, layers: int | None = Non
 
     1 masks the content, 0 masks the position. ValueError for a gate outside [0, 1] or more layers than there are.
     """
+    there_are = len(gpsa_layers(model))
+    layers = there_are if layers is None else layers
+    if not 0 <= layers <= there_are:
+        raise ValueError(f"There are {there_are} GPSA layers; {layers} cannot be forced.")
+    with gates_at(model, dict.fromkeys(range(layers), gate)):
+        yield
+
+
+@contextmanager
+def gates_at(model: VisionTransformer, forced: Mapping[int, float]) -> Iterator[None]:
+    """Within this context all heads of the GPSA layers named by number, from 0, have their gates at these values.
+
+    ValueError for a gate outside [0, 1] or a layer that there is not.
+    """
     found = gpsa_layers(model)
-    layers = len(found) if layers is None else layers
-    if not 0 <= gate <= 1 or not 0 <= layers <= len(found):
-        raise ValueError(f"A gate lies in [0, 1] and there are {len(found)} GPSA layers; got {gate} and {layers}.")
-    with _replaced([(layer.gating_param, torch.logit(torch.tensor(float(gate)))) for layer in found[:layers]]):
+    for layer, gate in forced.items():
+        if not 0 <= gate <= 1 or not 0 <= layer < len(found):
+            raise ValueError(
+                f"A gate lies in [0, 1] and there are {len(found)} GPSA layers; got {gate} for layer {layer}."
+            )
+    logits = {layer: torch.logit(torch.tensor(float(gate))) for layer, gate in forced.items()}
+    with _replaced([(found[layer].gating_param, logit) for layer, logit in logits.items()]):
         yield
 
 

@@ -117,7 +117,12 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
 
 def progress(*args, **options) -> tqdm:
     """A progress bar; the environment variable CONVIT_EDU_PROGRESS=0 turns all of them off."""
-    return tqdm(*args, disable=os.environ.get("CONVIT_EDU_PROGRESS") == "0", **options)
+    return tqdm(*args, disable=not progress_shown(), **options)
+
+
+def progress_shown() -> bool:
+    """Whether somebody watches: False where CONVIT_EDU_PROGRESS=0, as in tests and while notebooks are stored."""
+    return os.environ.get("CONVIT_EDU_PROGRESS") != "0"
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

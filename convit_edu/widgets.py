@@ -1,0 +1,226 @@
+"""Widgets for a reader with a running kernel: a trained model's gates, and a picture of the reader's own.
+
+They need ipywidgets and a front end such as JupyterLab or Colab. The built pages show `interact`'s explorers instead.
+"""
+
+import asyncio
+import io
+from collections.abc import Callable, Iterator
+
+import ipywidgets
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from . import plots
+from .data import Dataset
+from .locality import gates, gates_at, gpsa_layers
+from .model import VisionTransformer
+from .train import progress_shown
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation that the official weights were trained on
+
+
+class Newest:
+    """Work for a control that moves faster than the work is done: one job runs, and only the newest request waits.
+
+    `job(value)` is a generator that yields between pieces of its work. A newer request ends it at the next piece, so
+    that a slider drawn across its range never queues up more than it shows. `failed(error)` is told what went wrong.
+    """
+
+    def __init__(self, job: Callable[..., Iterator[None]], failed: Callable[[Exception], None]):
+        self.job, self.failed = job, failed
+        self.asked = 0
+        self.value: tuple = ()
+        self.task: asyncio.Task | None = None
+
+    def ask(self, *value) -> None:
+        """Do the job for this value, as soon as the piece of work in hand is done."""
+        self.value, self.asked = value, self.asked + 1
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a plain script: nothing can come in between
+            asyncio.run(self._work())
+            return
+        if self.task is None or self.task.done():
+            self.task = loop.create_task(self._work())
+
+    async def _work(self) -> None:
+        served = 0
+        while served != self.asked:
+            served = self.asked
+            try:
+                for _ in self.job(*self.value):
+                    await asyncio.sleep(0.001)  # the front end's messages come in here
+                    if served != self.asked:
+                        break
+            except Exception as error:  # nobody awaits the task: told, or lost
+                self.failed(error)
+
+
+def show(widget: ipywidgets.Widget) -> None:
+    """Display a widget, unless CONVIT_EDU_PROGRESS=0 says that nobody watches: a stored output would be dead."""
+    if progress_shown():
+        from IPython.display import display
+
+        display(widget)
+
+
+# --- the gates of a trained model
+
+
+def gate_lab(model: VisionTransformer, images: Tensor, labels: Tensor, pieces: int = 10) -> ipywidgets.VBox:
+    """A slider for the gates of each GPSA layer, and the accuracy that the model has with them.
+
+    Args:
+        model: a trained model with GPSA layers, in evaluation mode; its gates are put back after every look.
+        images: normalised images (B, C, h, w), and `labels` (B,) their classes.
+        pieces: batches that the images are scored in; the accuracy so far is shown after each.
+
+    Raises:
+        ValueError: no GPSA layer, or no images.
+    """
+    layers = gpsa_layers(model)
+    if not layers or len(images) == 0:
+        raise ValueError(f"The gate lab needs GPSA layers and images; got {len(layers)} layers, {len(images)} images.")
+    trained = gates(model).mean(1).tolist()
+    wide = ipywidgets.Layout(width="28em")
+    free = [ipywidgets.Checkbox(value=True, description=f"layer {n}: as trained") for n in range(1, len(layers) + 1)]
+    sliders = [
+        ipywidgets.FloatSlider(value=round(mean, 2), min=0, max=1, step=0.01, disabled=True, layout=wide,
+                               description="gate", tooltip="0 is content only, 1 is position only")
+        for mean in trained
+    ]  # fmt: skip
+    said = ipywidgets.HTML()
+
+    def score(forced: dict[int, float]) -> Iterator[None]:
+        right = seen = 0
+        for x, y in zip(images.chunk(pieces), labels.chunk(pieces)):
+            with torch.no_grad(), gates_at(model, forced):
+                right += (model(x).argmax(1) == y).sum().item()
+            seen += len(y)
+            told = "as trained" if not forced else ", ".join(f"layer {n + 1} at {g:.2f}" for n, g in forced.items())
+            said.value = f"gates {told}: <b>{100 * right / seen:.1f} %</b> of {seen:,} images right"
+            yield
+
+    newest = Newest(score, lambda error: setattr(said, "value", f"This did not work: {error}"))
+
+    def moved(_=None) -> None:
+        for box, slider in zip(free, sliders):
+            slider.disabled = box.value
+        newest.ask({n: slider.value for n, slider in enumerate(sliders) if not free[n].value})
+
+    for control in (*free, *sliders):
+        control.observe(moved, "value")
+    said.value = "Untick a layer and move its gate."
+    lab = ipywidgets.VBox([*(ipywidgets.HBox(pair) for pair in zip(free, sliders)), said])
+    lab.newest = newest
+    return lab
+
+
+# --- a picture of your own
+
+
+def picture_tensor(content: bytes, model: VisionTransformer, mean: Tensor, std: Tensor) -> tuple[np.ndarray, Tensor]:
+    """An uploaded picture as the model wants it: the cropped picture (h, w) or (h, w, 3), and the input (1, C, h, w).
+
+    ValueError if the bytes are no picture that can be read.
+    """
+    height, width = model.config["img_size"]
+    try:
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))  # as the camera was held
+        picture = picture.convert("RGB" if model.config["in_chans"] == 3 else "L")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError("That file is no picture that can be read; try a PNG or a JPEG.") from error
+    picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255).reshape(height, width, -1)
+    return np.asarray(picture), ((pixels - mean) / std).permute(2, 0, 1)[None]
+
+
+def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
+    """Attention of any layer and head to a picture, first one of the embedded set, then one that the reader uploads.
+
+    A button fetches the official ConViT-Ti weights, once, where there is a network; without one the given model stays.
+
+    Args:
+        model: a trained model, e.g. `records.checkpoint("convit")`, that was trained on `data`.
+        data: its data set, for the normalisation.
+        picture: the first picture, normalised, (1, C, h, w).
+    """
+    state = {"model": model, "mean": data.mean, "std": data.std}
+    upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="your picture")
+    fetch = ipywidgets.Button(description="fetch official ConViT-Ti (23 MB)", layout=ipywidgets.Layout(width="20em"))
+    choices = layer, head, row, column = [
+        ipywidgets.BoundedIntText(value=1, min=1, max=1, description=name, layout=ipywidgets.Layout(width="11em"))
+        for name in ("layer", "head", "row", "column")
+    ]
+    canvas = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="40em"))
+    said = ipywidgets.HTML()
+
+    def tell(problem) -> None:
+        said.value = f"{problem}"
+
+    @torch.no_grad()
+    def look(shown: np.ndarray, x: Tensor) -> None:
+        model, trace = state["model"], {}
+        model.eval()(x, trace)
+        state.update(shown=shown, x=x, trace=trace)
+        for control, top in zip(choices, (len(model.blocks), model.config["num_heads"], *model.grid)):
+            control.max = top
+        row.value, column.value = ((size + 1) // 2 for size in model.grid)
+        newest.ask()
+
+    def draw() -> Iterator[None]:
+        model, patches = state["model"], state["model"].grid[0] * state["model"].grid[1]
+        query = (row.value - 1, column.value - 1)
+        yield
+        weights = model.attention_weights(state["trace"], layer.value - 1)[0, head.value - 1, -patches:, -patches:]
+        found = weights[query[0] * model.grid[1] + query[1]].reshape(model.grid)
+        place = f"layer {layer.value}, head {head.value}"
+        figure = plots.maps([found], [place], query=query, picture=state["shown"], one_scale=False)
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=90)
+        plots.plt.close(figure)
+        canvas.value = content.getvalue()
+        best = divmod(found.argmax().item(), model.grid[1])
+        where = f"{place}, row {query[0] + 1}, column {query[1] + 1}"
+        tell(f"{where}: most of it, {found.max():.3f}, on row {best[0] + 1}, column {best[1] + 1}")
+        yield
+
+    def uploaded(change) -> None:
+        if not change["new"]:
+            return
+        try:
+            look(*picture_tensor(bytes(change["new"][0]["content"]), state["model"], state["mean"], state["std"]))
+        except ValueError as error:
+            tell(error)
+
+    def fetched(_) -> None:
+        from . import parity
+
+        tell("Fetching ...")
+        try:
+            official = parity.from_timm("convit_tiny", pretrained=True)
+        except Exception as error:  # whatever a network can do wrong
+            tell(f"The weights could not be fetched ({type(error).__name__}); the model trained here stays.")
+            return
+        mean, std = map(torch.tensor, IMAGENET)
+        state.update(model=official, mean=mean, std=std)
+        fetch.disabled = True
+        tell("ConViT-Ti is in place: upload a picture.")
+        if upload.value:
+            uploaded({"new": upload.value})
+
+    newest = Newest(draw, tell)
+    for control in choices:
+        control.observe(lambda _: newest.ask(), "value")
+    upload.observe(uploaded, "value")
+    fetch.on_click(fetched)
+    mean, std = (value.reshape(-1, 1, 1) for value in (state["mean"], state["std"]))
+    shown = (255 * (picture[0] * std + mean)).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
+    boxes = ipywidgets.HBox(choices, layout=ipywidgets.Layout(flex_flow="row wrap"))
+    lab = ipywidgets.VBox([ipywidgets.HBox([upload, fetch]), boxes, canvas, said])
+    lab.newest = newest
+    look(shown, picture)
+    return lab

@@ -1,0 +1,196 @@
+"""The widgets for a live kernel: what they compute, and that they never queue up more work than they show."""
+
+import asyncio
+import io
+from datetime import datetime
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from convit_edu import create_model, data, locality, parity, records, widgets
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return data.load("fashion_mnist_5k")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return records.checkpoint("convit")
+
+
+def png(size=(40, 30), mode="RGB", **options):
+    content = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(
+        mode
+    ).save(content, "PNG", **options)
+    return content.getvalue()
+
+
+def uploaded(lab, content):
+    file = {"name": "p", "type": "", "size": len(content), "content": content, "last_modified": datetime(2026, 1, 1)}
+    lab.children[0].children[0].value = (file,)
+
+
+# --- one job at a time
+
+
+def test_a_slider_drawn_across_its_range_does_the_first_and_the_last_request_only():
+    begun, ended = [], []
+
+    def job(value):
+        begun.append(value)
+        for _ in range(3):
+            yield
+        ended.append(value)
+
+    async def draw():
+        newest = widgets.Newest(job, pytest.fail)
+        for value in range(100):
+            newest.ask(value)
+            if value == 0:
+                await asyncio.sleep(0)  # the first job begins
+        await newest.task
+
+    asyncio.run(draw())
+    assert begun == [0, 99]
+    assert ended == [99]
+
+
+def test_a_job_that_fails_is_told_and_the_next_one_runs():
+    told, done = [], []
+
+    def job(value):
+        if value == 0:
+            raise ValueError("no")
+        done.append(value)
+        yield
+
+    async def twice():
+        newest = widgets.Newest(job, told.append)
+        newest.ask(0)
+        await newest.task
+        newest.ask(1)
+        await newest.task
+
+    asyncio.run(twice())
+    assert [str(error) for error in told] == ["no"]
+    assert done == [1]
+
+
+def test_without_a_running_loop_the_job_is_done_at_once():
+    done = []
+
+    def job(value):
+        yield
+        done.append(value)
+
+    widgets.Newest(job, pytest.fail).ask(1)
+    assert done == [1]
+
+
+def test_a_widget_is_displayed_only_where_somebody_watches(monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setenv("CONVIT_EDU_PROGRESS", "0")
+    widgets.show("a widget")
+    assert shown == []
+    monkeypatch.delenv("CONVIT_EDU_PROGRESS")
+    widgets.show("a widget")
+    assert shown == ["a widget"]
+
+
+# --- gates
+
+
+def test_the_gate_lab_shows_the_accuracy_of_the_forced_gates(trained, fashion):
+    images, labels = fashion.normalize(fashion.test_images[:200]), fashion.test_labels[:200]
+    lab = widgets.gate_lab(trained, images, labels, pieces=4)
+    (box, slider), said = lab.children[0].children, lab.children[-1]
+    before = locality.gates(trained)
+    box.value = False
+    slider.value = 0.0
+    with torch.no_grad(), locality.gates_at(trained, {0: 0.0}):
+        right = (trained(images).argmax(1) == labels).double().mean()
+    assert f"<b>{100 * right:.1f} %</b> of 200 images" in said.value
+    assert "layer 1 at 0.00" in said.value
+    box.value = True
+    with torch.no_grad():
+        right = (trained(images).argmax(1) == labels).double().mean()
+    assert f"as trained: <b>{100 * right:.1f} %</b>" in said.value
+    assert torch.equal(locality.gates(trained), before)
+
+
+def test_the_gate_lab_wants_gates_and_images(trained):
+    with pytest.raises(ValueError, match="got 0 layers"):
+        widgets.gate_lab(create_model("convit_mini_28", 0, local_up_to_layer=0), torch.zeros(1, 1, 28, 28), None)
+    with pytest.raises(ValueError, match="0 images"):
+        widgets.gate_lab(trained, torch.zeros(0, 1, 28, 28), torch.zeros(0))
+
+
+# --- pictures
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P"])
+def test_a_picture_of_any_kind_becomes_the_models_input(trained, fashion, mode):
+    content = io.BytesIO()
+    Image.new(mode, (50, 20), 128 if mode in "LP" else (128,) * len(mode)).save(content, "PNG")
+    shown, x = widgets.picture_tensor(content.getvalue(), trained, fashion.mean, fashion.std)
+    assert shown.shape == (28, 28)
+    assert x.shape == (1, 1, 28, 28)
+    grey = torch.from_numpy(shown.copy())[None, None]
+    assert torch.allclose(x, fashion.normalize(grey))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", png()[:100]])
+def test_what_is_no_picture_is_refused_in_one_sentence(trained, fashion, content):
+    with pytest.raises(ValueError, match="no picture that can be read; try a PNG or a JPEG"):
+        widgets.picture_tensor(content, trained, fashion.mean, fashion.std)
+
+
+def test_the_attention_lab_shows_the_models_attention_to_an_uploaded_picture(trained, fashion):
+    lab = widgets.attention_lab(trained, fashion, fashion.normalize(fashion.test_images[:1]))
+    canvas, said = lab.children[2:]
+    first = bytes(canvas.value)
+    assert first.startswith(b"\x89PNG")
+    uploaded(lab, content := png())
+    assert bytes(canvas.value) != first
+    layer, head, row, column = lab.children[1].children
+    layer.value, head.value, row.value, column.value = 2, 5, 1, 7
+    _, x = widgets.picture_tensor(content, trained, fashion.mean, fashion.std)
+    trace = {}
+    with torch.no_grad():
+        trained(x, trace)
+    largest = trained.attention_weights(trace, 1)[0, 4, -49:, -49:][6].max().item()
+    assert f"layer 2, head 5, row 1, column 7: most of it, {largest:.3f}," in said.value
+    layer.value = 99
+    assert layer.value == 4  # there are four blocks
+    uploaded(lab, b"not a picture")
+    assert "no picture that can be read" in said.value
+
+
+def test_without_a_network_the_recorded_model_stays(trained, fashion, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(parity, "from_timm", offline)
+    lab = widgets.attention_lab(trained, fashion, fashion.normalize(fashion.test_images[:1]))
+    fetch, said = lab.children[0].children[1], lab.children[-1]
+    fetch.click()
+    assert "could not be fetched (OSError); the model trained here stays" in said.value
+    assert not fetch.disabled
+
+
+def test_fetched_weights_take_a_colour_picture(trained, fashion, monkeypatch):
+    """A stand-in for the official model: of its shape, untrained."""
+    wide = create_model("convit_tiny", 0, depth=2, local_up_to_layer=1, img_size=64)
+    monkeypatch.setattr(parity, "from_timm", lambda name, pretrained: wide)
+    lab = widgets.attention_lab(trained, fashion, fashion.normalize(fashion.test_images[:1]))
+    uploaded(lab, png((90, 60)))
+    lab.children[0].children[1].click()
+    layer, head, row, column = lab.children[1].children
+    assert (layer.max, head.max, row.max, column.max) == (2, 4, 4, 4)
+    assert "layer 1, head 1, row 2, column 2" in lab.children[-1].value
