@@ -16,6 +16,7 @@ from .inside import (
     check_without_class_token,
 )
 from .locality_of_images import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
+from .paper_and_code import check_decayed_lambda, check_find_fault, check_fold_scale, check_surplus_heads
 from .report_card import check_corrected, check_false_holds, check_seeds_needed
 from .sample_efficiency import (
     check_budget,
@@ -74,6 +75,10 @@ __all__ = [
     "check_lowest_gate",
     "check_mask_content",
     "check_is_shortcut",
+    "check_find_fault",
+    "check_decayed_lambda",
+    "check_surplus_heads",
+    "check_fold_scale",
     "check_false_holds",
     "check_corrected",
     "check_seeds_needed",
