@@ -82,11 +82,14 @@ def axis_attention(weight: Tensor, bias: Tensor, grid: Grid) -> tuple[Tensor, Te
 
 
 def apply_axis_attention(rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:
-    """Positional attention applied to values (B, H, N, d) by its two factors: O(N (G_h + G_w)), no N x N matrix."""
+    """Positional attention applied to values (B, H, N, d) by its two factors.
+
+    O(N (G_h + G_w)) products, and no N x N matrix.
+    """
     B, H, N, d = values.shape
     G_h, G_w = rows.shape[-1], columns.shape[-1]
-    mixed = rows @ values.reshape(B, H, G_h, G_w * d)  # every column of patches at once
-    mixed = columns[:, None] @ mixed.reshape(B, H, G_h, G_w, d)  # every row of patches at once
+    mixed = rows @ values.reshape(B, H, G_h, G_w * d)  # all columns of patches at once
+    mixed = columns[:, None] @ mixed.reshape(B, H, G_h, G_w, d)  # all rows of patches
     return mixed.reshape(B, H, N, d)
 
 
