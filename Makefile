@@ -1,4 +1,4 @@
-# make book | test | lab | notebooks | experiments | bench | lint | clean. The first call installs into .venv, a later one does not.
+# make book | test | check | site | pdf | lab | notebooks | experiments | bench | wheel-test | lint | clean. The first call installs into .venv, a later one does not.
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   PIP_FLAGS="..."     more options for pip install, e.g. -v, or an index with a CPU-only torch:
@@ -11,15 +11,19 @@ PY := .venv/bin/python
 # Written when the installation is complete. It holds the directory: a moved checkout installs again.
 STAMP := .venv/.installed
 
-.PHONY: help book test lab notebooks experiments bench lint clean FORCE
+.PHONY: help book test check site pdf lab notebooks experiments bench wheel-test lint clean FORCE
 
 help:
 	@echo "make book         build the book into _build/html; a warning is an error"
 	@echo "make test         run the unit tests and compare every notebook with its stored outputs"
+	@echo "make check        parse the built book, and use every page of it in Chromium"
+	@echo "make site         build the book and pack it as one zip that opens without a server"
+	@echo "make pdf          build the book and print it, if Chromium is there"
 	@echo "make lab          open JupyterLab on book/"
 	@echo "make notebooks    run every notebook again and store its outputs"
 	@echo "make experiments  run what is missing of the recorded experiments; goes on where it stopped"
 	@echo "make bench        measure speed and memory side by side with timm, and record it"
+	@echo "make wheel-test   run every chapter with only the wheel installed"
 	@echo "make lint         check the code with ruff"
 	@echo "make clean        remove what was built (what was installed: rm -r .venv)"
 	@echo "The first call makes .venv and installs into it. Options: PYTHON=python3.12 PIP_FLAGS=..."
@@ -54,8 +58,18 @@ book: $(STAMP)
 	@.venv/bin/jupyter-book build . --all -q -n -W --keep-going >/dev/null
 	@echo "Open $$(pwd)/_build/html/index.html"
 
+# The tests of the built book come after it: make check.
 test: $(STAMP)
-	@$(PY) -m pytest
+	@$(PY) -m pytest --ignore=tests/browser --ignore=tests/test_site.py
+
+check: $(STAMP)
+	@$(PY) -m pytest -q -rs tests/test_site.py tests/browser
+
+site: book
+	@$(PY) scripts/publish.py zip
+
+pdf: book
+	@$(PY) scripts/publish.py pdf
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab book
@@ -64,6 +78,7 @@ notebooks: $(STAMP)
 	@CONVIT_EDU_PROGRESS=0 MPLBACKEND= $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=300 \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False book/*.ipynb
+	@$(PY) scripts/lighten_pictures.py book/*.ipynb
 
 experiments: $(STAMP)
 	@$(PY) -m convit_edu run all --out convit_edu/recorded
@@ -73,9 +88,12 @@ bench: $(STAMP)
 	@$(PY) benchmarks/training.py
 	@$(PY) benchmarks/model.py --full --precision float32 --out convit_edu/recorded/benchmarks/model-cpu.json --device cpu
 
+wheel-test: $(STAMP)
+	@CONVIT_EDU_ALL_CHAPTERS=1 $(PY) -m pytest tests/test_wheel.py
+
 lint: $(STAMP)
 	@$(PY) -m ruff check .
 
 clean:
-	@rm -rf _build build *.egg-info .pytest_cache .ruff_cache
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache
 	@find book convit_edu tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -11,13 +11,17 @@ import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
+import numpy as np
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from .files import write_in_one_move
 from .model import VisionTransformer
+from .packing import unpack
 
 SCHEMA = 1
 FIELDS = {"id": str, "label": dict, "seed": int, "config": dict, "meta": dict, "digest": str}
@@ -165,3 +169,49 @@ def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = Non
         raise RecordError(f"{path} is no readable checkpoint ({reason}); delete it to make it again.") from error
     return model.eval()
 
+
+def attention_bytes(kept: dict[int, list[Tensor]], picture: int, run_id: str) -> bytes:
+    """Packed attention, a list of layers for each training step, as the content of a safetensors file."""
+    from safetensors.torch import save
+
+    layers = {f"{step}.{layer}": packed for step, found in kept.items() for layer, packed in enumerate(found)}
+    return save(layers, {"convit_edu": json.dumps({"picture": picture, "run": run_id})})
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What a model attended to on one test image, while it was trained.
+
+    Attributes:
+        picture: the number of the test image.
+        steps: by number of training steps done, a list of layers, each (H, N, N) with a query a row, float64. N is
+            the number of patches, and one more, in front, where there is a class token.
+    """
+
+    picture: int
+    steps: dict[int, list[np.ndarray]]
+
+
+def attention(name: str, scale: str = "laptop", folder: str | Path | None = None) -> Attention:
+    """The attention recorded while a shipped checkpoint ("convit" or "deit") was trained: see `packing`.
+
+    Each value is right to within a thirtieth of the largest of its row. RecordError if there is no such file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(folder or shipped()) / scale / f"{name}.attention.safetensors"
+    if not path.is_file():
+        raise RecordError(
+            f"There is no recorded attention {path}; "
+            "make it with: python -m convit_edu run checkpoints, into a new folder with --out"
+        )
+    try:
+        with safe_open(path, "np") as file:
+            picture = json.loads(file.metadata()["convit_edu"])["picture"]
+            steps: dict[int, list[np.ndarray]] = {}
+            for step, layer in sorted(tuple(map(int, key.split("."))) for key in file.keys()):
+                packed = file.get_tensor(f"{step}.{layer}")  # (H, N, bytes of a row)
+                steps.setdefault(step, []).append(unpack(packed, packed.shape[1]))
+    except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
+        raise RecordError(f"{path} is no readable recorded attention ({error}); delete it to make it again.") from error
+    return Attention(picture, steps)

@@ -7,6 +7,7 @@ it passes a notebook that was never run, and knows nothing of alt text, exercise
 import itertools
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 import convit_edu.checks
 
 ROOT = Path(__file__).parents[1]
+FIRST_CELL = runpy.run_path(str(ROOT / "book" / "_ext" / "launch.py"))["FIRST_CELL"].strip()
 NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 
 IGNORE, RAISES = "nbval-ignore-output", "raises-exception"
@@ -161,7 +163,17 @@ def no_progress_bar(nb):
     return [f"cell {i}: a progress bar" for i, place in readable(nb) if PROGRESS.search(place)]
 
 
+def first_cell_installs(nb):
+    """The first code cell is the one of book/_ext/launch.py, with an address or without; no page shows it."""
+    for _, cell in code_cells(nb)[:1]:
+        source = re.sub(r'REPOSITORY = "[^"]*"', 'REPOSITORY = ""', text(cell["source"])).strip()
+        if source == FIRST_CELL and "remove-cell" in tags(cell) and not cell["outputs"]:
+            return []
+    return ["the first code cell is not FIRST_CELL of book/_ext/launch.py, hidden and silent"]
+
+
 RULES = [
+    first_cell_installs,
     executed_in_order, known_tags, no_stderr, no_surprising_error, no_local_path, images_have_alt,
     no_remote_image, no_final_semicolon, exercises_are_complete, ignored_outputs_are_few,
     ignored_outputs_are_asserted, plain_kernel, small_file, no_progress_bar,
@@ -220,18 +232,24 @@ ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceba
 PICTURE = shown("image/png", "aGk=")
 IGNORED = code("x", printed("1"), tag=IGNORE)
 
+INSTALL = code(FIRST_CELL, tag="remove-cell")
+
 GOOD = notebook(
+    INSTALL,
     markdown("# A title\n\n![a drawing](figures/a.png), from https://example.org/home/"),
     markdown("```{image} b.png\n:width: 9\n:alt: A drawing.\n```"),
-    code("plt.show()", PICTURE, alt="A line that rises."),
-    code("gate(-1)", ERROR, count=2, tag=RAISES),
+    code("plt.show()", PICTURE, count=2, alt="A line that rises."),
+    code("gate(-1)", ERROR, count=3, tag=RAISES),
     EXERCISE,
-    code(f"{CHECK}(1)", printed("Right: 100 % of 3/4."), count=3),
+    code(f"{CHECK}(1)", printed("Right: 100 % of 3/4."), count=4),
     SOLUTION,
     code("", count=None),
 )
 
 BAD = [
+    (first_cell_installs, "first code cell", [code("import torch"), INSTALL]),
+    (first_cell_installs, "first code cell", [code(FIRST_CELL)]),
+    (first_cell_installs, "first code cell", [code(FIRST_CELL, printed("installed"), tag="remove-cell")]),
     (executed_in_order, "not run", [code(count=None)]),
     (executed_in_order, "counts [2, 1]", [code(count=2), code(count=1)]),
     (known_tags, "naval-ignore-output", [code(tag="naval-ignore-output")]),

@@ -22,7 +22,8 @@ from convit_edu.experiments import NAMES
 from convit_edu.records import shipped
 
 BOOK = ROOT / "book"
-SOURCES = sorted((ROOT / "convit_edu").glob("*.py"))
+PACKAGE_AT = ROOT / "convit_edu"
+SOURCES = sorted(path for path in PACKAGE_AT.rglob("*.py") if path.parent.name != "checks")
 
 # Terms that are everyday words as well: an author links them by hand where they are meant.
 EVERYDAY = {"arm", "checkpoint", "key", "masking", "padding", "parity", "record", "scale", "value"}
@@ -45,7 +46,8 @@ class Page(NamedTuple):
 
     @property
     def code(self):
-        return "\n".join(source for is_code, source in self.cells if is_code)
+        code = "\n".join(source for is_code, source in self.cells if is_code)
+        return re.sub(r"^( *)%.*$", r"\1pass", code, flags=re.M)  # IPython's own lines are no Python
 
 
 def read(path):
@@ -88,7 +90,8 @@ def defined_in(tree):
     return found
 
 
-TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+MODULES = {".".join(path.relative_to(PACKAGE_AT).with_suffix("").parts): path for path in SOURCES}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 CLASSES = {node.name: name for name, tree in TREES.items() for node in tree.body if isinstance(node, ast.ClassDef)}
 PACKAGE = set(TREES).union(*map(defined_in, TREES.values()))
 ATTRIBUTES = PACKAGE | {"weight", "bias", *dir(torch.Tensor), *dir(dict)}

@@ -8,6 +8,7 @@ from .convit import check_forward, check_gpsa_parameters, check_late_token, chec
 from .convolution import check_centres, check_dense_weights, check_sharing, check_zero_padding
 from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
+from .imagenet import check_cost, check_epoch_steps, check_group_order, check_place
 from .inside import (
     check_is_shortcut,
     check_lowest_gate,
@@ -75,6 +76,10 @@ __all__ = [
     "check_lowest_gate",
     "check_mask_content",
     "check_is_shortcut",
+    "check_place",
+    "check_epoch_steps",
+    "check_group_order",
+    "check_cost",
     "check_find_fault",
     "check_decayed_lambda",
     "check_surplus_heads",

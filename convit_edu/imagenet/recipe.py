@@ -1,0 +1,116 @@
+"""The recipe of Section 4 as numbers, and what timm makes of them."""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import nn
+
+from ..parity import timm
+from .folders import GroupBatches
+
+
+def option(default, words: str):
+    return field(default=default, metadata={"help": words})
+
+
+@dataclass(frozen=True)
+class PaperRecipe:
+    """The recipe of Section 4. None stands for the paper's value for the model: see `for_model`.
+
+    Raises ValueError for a value that no run can have.
+    """
+
+    epochs: int = option(300, "epochs at --fraction 1")
+    warmup_epochs: int = option(5, "epochs of linear warm-up at --fraction 1")
+    cooldown_epochs: int = option(0, "epochs at the lowest rate, after the others")
+    global_batch: int | None = option(None, 'images of a step, over all processes (1024; "+" sizes 512)')
+    group: int | None = option(None, 'images held at once and mixed with each other (128; "+" sizes 64)')
+    lr: float | None = option(None, 'learning rate for 512 images (5e-4; "+" sizes 4e-4)')
+    warmup_lr: float = option(1e-6, "rate of the first epoch")
+    min_lr: float = option(1e-5, "rate at the end")
+    weight_decay: float = option(0.05, "AdamW's decay")
+    decay_tokens: bool = option(False, "decay class token and absolute positions, as the released code on many GPUs")
+    drop_path: float = option(0.1, "stochastic depth of the last block")
+    smoothing: float = option(0.1, "label smoothing")
+    mixup: float = option(0.8, "alpha of mixup, 0 is off")
+    cutmix: float = option(1.0, "alpha of cutmix, 0 is off")
+    rand_augment: str = option("rand-m9-mstd0.5-inc1", 'timm\'s name of RandAugment, "" is off')
+    color_jitter: float = option(0.4, "used only where RandAugment is off")
+    erasing: float = option(0.25, "probability of random erasing")
+    repeats: int = option(3, "augmented copies of an image, 1 is off")
+    ema: float = option(0.0, "decay of a moving average of the weights, 0 is off")
+    seed: int = option(0, "of initial weights, order, augmentation, mixing, stochastic depth")
+
+    def __post_init__(self):
+        lowest = {"epochs": 1, "repeats": 1, "group": 1, "global_batch": 1, "warmup_epochs": 0, "cooldown_epochs": 0}
+        lowest |= dict.fromkeys(("seed", "weight_decay", "mixup", "cutmix", "warmup_lr", "min_lr"), 0)
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value < math.inf:
+                raise ValueError(f"--{name.replace('_', '-')} is at least {least}, not {value}.")
+        for name in ("drop_path", "smoothing", "erasing", "ema"):
+            if not 0 <= getattr(self, name) < 1 and (name, self.erasing) != ("erasing", 1):
+                raise ValueError(f"--{name.replace('_', '-')} lies in [0, 1), not {getattr(self, name)}.")
+
+    def for_model(self, name: str, fraction: float = 1.0) -> "PaperRecipe":
+        """The recipe with the paper's batch, group and rate for `name`, and with its epochs divided by `fraction`."""
+        batch, group, lr = (512, 64, 4e-4) if name.endswith("_plus") else (1024, 128, 5e-4)
+        given = {"global_batch": batch, "group": group, "lr": lr}
+        given = {key: value for key, value in given.items() if getattr(self, key) is None}
+        scaled = {key: int(getattr(self, key) / fraction) for key in ("epochs", "warmup_epochs")}
+        return PaperRecipe(**asdict(self) | given | scaled)
+
+    @property
+    def peak_lr(self) -> float:
+        return self.lr * self.global_batch / 512
+
+    @property
+    def groups(self) -> int:
+        return self.global_batch // self.group
+
+    def check(self, images: int, world: int) -> None:
+        """ValueError if a global batch does not fall into groups, the groups into processes, or an epoch is empty."""
+        if self.global_batch % self.group or (self.group % 2 and (self.mixup or self.cutmix)):
+            raise ValueError(
+                f"--global-batch {self.global_batch} must be a multiple of --group {self.group}, and a group an even "
+                "number of images, which are mixed in pairs."
+            )
+        if self.groups % world:
+            possible = ", ".join(str(n) for n in range(1, self.groups + 1) if self.groups % n == 0)
+            raise ValueError(
+                f"{self.global_batch} images in groups of {self.group} are {self.groups} group(s), which {world} "
+                f"processes cannot share evenly; start {possible} process(es), or choose another --group."
+            )
+        if GroupBatches(images, self.groups, self.group, range(1), self.repeats, self.seed).steps < 1:
+            raise ValueError(
+                f"{images} training images do not fill one global batch of {self.global_batch}; give more images, "
+                "or a smaller --global-batch."
+            )
+
+    def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        """timm's AdamW: the decay on all but biases, norms and gates, and tokens unless `decay_tokens`."""
+        spared = () if self.decay_tokens else ("pos_embed", "cls_token")
+        groups = timm.optim.param_groups_weight_decay(model, self.weight_decay, no_weight_decay_list=spared)
+        return timm.optim.create_optimizer_v2(groups, "adamw", self.peak_lr, self.weight_decay, eps=1e-8)
+
+    def scheduler(self, optimizer: torch.optim.Optimizer):
+        """timm's cosine schedule, which knows epochs only, and the number of all epochs."""
+        return timm.scheduler.create_scheduler_v2(
+            optimizer, "cosine", self.epochs, cooldown_epochs=self.cooldown_epochs, min_lr=self.min_lr,
+            warmup_lr=self.warmup_lr, warmup_epochs=self.warmup_epochs,
+        )  # fmt: skip
+
+    def transform(self, shape: tuple[int, ...]):
+        """PIL image -> augmented, normalised (3, h, w)."""
+        return timm.data.create_transform(
+            shape, is_training=True, color_jitter=self.color_jitter, auto_augment=self.rand_augment or None,
+            interpolation="bicubic", re_prob=self.erasing, re_mode="pixel", re_count=1,
+        )  # fmt: skip
+
+    def mixer(self, classes: int):
+        """timm's Mixup, (images, labels) -> (images, targets (B, K)), or None; and the loss that goes with it."""
+        if not (self.mixup or self.cutmix):
+            return None, timm.loss.LabelSmoothingCrossEntropy(self.smoothing)
+        mixup = timm.data.Mixup(self.mixup, self.cutmix, label_smoothing=self.smoothing, num_classes=classes)
+        return mixup, timm.loss.SoftTargetCrossEntropy()

@@ -1,0 +1,83 @@
+"""The checks of chapter 13: the right answer passes, typical wrong ones are told what is wrong."""
+
+import sys
+
+import pytest
+import torch
+
+import convit_edu.checks.imagenet  # noqa: F401
+
+module = sys.modules["convit_edu.checks.imagenet"]
+
+
+def steps(images, groups, size):
+    return images // 256 * 256 // groups // size
+
+
+def cost(images, epochs, rate, gpus, watts):
+    hours = images * epochs / (rate * gpus) / 3600
+    return hours, hours * gpus * watts / 1000
+
+
+def order(images, groups, repeats, epoch, group, copy="interleave", deal="cards", cut=True):
+    shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(epoch))
+    copies = shuffled.repeat(repeats) if copy == "tile" else shuffled.repeat_interleave(repeats)
+    mine = copies[group::groups] if deal == "cards" else copies[group * (len(copies) // groups) :]
+    return mine[: -(-images // groups)].tolist() if cut else mine.tolist()
+
+
+def place(process, processes, groups, size, step, i):
+    share = groups // processes
+    return (step * size + i % size) * groups + process * share + i // size
+
+
+CASES = {
+    "epoch_steps": [
+        (steps, "Correct."),
+        (lambda m, g, b: m // g // b, "rounded down to a multiple of 256"),
+        (lambda m, g, b: -(-m // (g * b)), "the last step would be incomplete"),
+        (lambda m, g, b: 3 * m // 256 * 256 // g // b, "the copies do not make it longer"),
+        (lambda m, g, b: m // 256 * 256 // 3 // g // b, "as many are trained on"),
+        (lambda m, g, b: m // 256 * 256 // b, "a step takes all groups at once"),
+        (lambda m, g, b: 7, "then cut into steps"),
+        (lambda m, g, b: m / g / b, "should be a whole number"),
+        (lambda m, g, b: None, "does the function return something?"),
+    ],
+    "cost": [
+        (cost, "Correct."),
+        (lambda *a: (cost(*a)[0] * 3600, 0), "these are seconds"),
+        (lambda *a: (cost(*a)[0] * 4, 0), "these are GPU-hours"),
+        (lambda *a: (cost(*a)[0] / 10, 0), "this is one epoch"),
+        (lambda *a: (99, 0), "hours should be 1, yours are 99"),
+        (lambda *a: (cost(*a)[0], 1000), "these are watt-hours"),
+        (lambda *a: (cost(*a)[0], 0.25), "all GPUs draw power"),
+        (lambda *a: (cost(*a)[0], 3.6), "these are megajoules"),
+        (lambda *a: (cost(*a)[0], 5), "should be 1 kWh, yours is 5"),
+        (lambda *a: None, "the function returned None"),
+    ],
+    "group_order": [
+        (order, "Correct."),
+        (lambda *a: order(*a, cut=False), "too long: a group takes 5 of 10 images"),
+        (lambda *a: order(*a, copy="tile"), "stand side by side"),
+        (lambda *a: order(*a, deal="blocks"), "deal like cards"),
+        (lambda m, g, r, e, k: order(m, g, 1, e, k), "stand side by side"),
+        (lambda m, g, r, e, k: (torch.arange(m).repeat_interleave(r)[k::g][: -(-m // g)]), "are not shuffled"),
+        (lambda m, g, r, e, k: order(m, g, r, e + 1, k), "shuffle with the epoch as seed"),
+        (lambda *a: None, "the function returned None"),
+    ],
+    "place": [
+        (place, "Correct."),
+        (lambda p, w, g, b, s, i: (s * b + i % b) * g + p, "right with one group a process; here one has 2"),
+        (lambda p, w, g, b, s, i: i * g + p, "is taken by"),
+        (lambda p, w, g, b, s, i: p * b * 2 + s * b + i % b, "groups are no blocks"),
+        (lambda p, w, g, b, s, i: place(p, w, g, b, s, i) + 100, "this is place 0 of the epoch, yours is 100"),
+        (lambda *a: None, "does the function return something?"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "answer", "message"), [(n, *case) for n, cases in CASES.items() for case in cases])
+def test_the_verdict(capsys, name, answer, message):
+    getattr(module, f"check_{name}")(answer)
+    verdict = capsys.readouterr().out.strip()
+    assert message in verdict and (verdict == "Correct." or verdict.startswith("Not yet: ")), verdict

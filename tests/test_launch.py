@@ -1,0 +1,172 @@
+"""The repository's address: where it is taken from, which buttons it brings, and what the first cell does with it."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "book" / "_ext" / "launch.py"
+GITHUB, GITLAB = "https://github.com/ada/convit", "https://gitlab.com/ada/convit"
+
+
+@pytest.fixture(scope="module")
+def launch():
+    spec = importlib.util.spec_from_file_location("launch", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def nothing_given(monkeypatch):
+    for name in ("CONVIT_EDU_REPOSITORY", "CONVIT_EDU_BRANCH"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def clone(folder: Path, origin: str) -> Path:
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run(["git", "-C", folder, "remote", "add", "origin", origin], check=True)
+    return folder
+
+
+@pytest.mark.parametrize(("origin", "address"), [
+    ("https://github.com/ada/convit.git", GITHUB),
+    ("https://github.com/ada/convit/", GITHUB),
+    ("https://ada:secret@github.com/ada/convit", GITHUB),
+    ("git@github.com:ada/convit.git", GITHUB),
+    ("ssh://git@gitlab.com/ada/convit.git", GITLAB),
+    ("https://git.example.org/ada/convit", None),
+    ("https://github.com.example.org/ada/convit", None),
+    ("/srv/git/github.com/ada/convit", None),
+])  # fmt: skip
+def test_origin_counts_at_github_and_gitlab_only(launch, tmp_path, origin, address):
+    assert launch.find_address(clone(tmp_path, origin)) == address
+
+
+def test_setting_beats_origin_and_environment_beats_both(launch, tmp_path, monkeypatch):
+    root = clone(tmp_path, "https://github.com/ada/origin")
+    assert launch.find_address(root, GITLAB) == GITLAB
+    monkeypatch.setenv("CONVIT_EDU_REPOSITORY", GITHUB + ".git")
+    assert launch.find_address(root, GITLAB) == GITHUB
+
+
+def test_no_repository_no_address(launch, tmp_path):
+    inner = clone(tmp_path, GITHUB) / "unpacked"
+    inner.mkdir()
+    assert launch.find_address(inner) is None  # inside somebody else's repository
+
+
+def test_a_given_address_that_cannot_be_used_is_an_error(launch, tmp_path):
+    with pytest.raises(ValueError, match=r"'https://example.org/a/b': give one like https://github.com/OWNER"):
+        launch.find_address(tmp_path, "https://example.org/a/b")
+
+
+def test_branch(launch, tmp_path, monkeypatch):
+    assert launch.find_branch(tmp_path) == "main"
+    assert launch.find_branch(tmp_path, "dev") == "dev"
+    monkeypatch.setenv("CONVIT_EDU_BRANCH", "launch")
+    assert launch.find_branch(tmp_path, "dev") == "launch"
+
+
+# --- the buttons, on a book of one chapter
+
+CONF = """
+extensions = ["myst_nb", "launch"]
+html_theme, nb_execution_mode = "sphinx_book_theme", "off"
+html_theme_options = {{"repository_url": {address!r}}}
+import sys; sys.path.insert(0, {extensions!r})
+"""
+
+
+@pytest.fixture
+def build(launch, tmp_path):
+    pytest.importorskip("sphinx_book_theme", reason="the theme is not installed: pip install -e '.[book,test]'")
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": 1, "outputs": [],
+            "source": launch.FIRST_CELL.splitlines(keepends=True)}  # fmt: skip
+    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter"]}
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"},
+                "language_info": {"name": "python", "pygments_lexer": "ipython3"}}  # fmt: skip
+    notebook = {"cells": [title, cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+
+    def built(address: str) -> tuple[str, str]:
+        """The page and the notebook that it offers for download."""
+        (tmp_path / "index.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+        (tmp_path / "conf.py").write_text(CONF.format(address=address, extensions=str(SCRIPT.parent)), encoding="utf-8")
+        command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", str(tmp_path), str(tmp_path / "out")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+        return page, (tmp_path / "out" / "_sources" / "index.ipynb").read_text(encoding="utf-8")
+
+    return built
+
+
+BINDER = {GITHUB: "https://mybinder.org/v2/gh/ada/convit/main", GITLAB: "https://mybinder.org/v2/gl/ada%2Fconvit/main"}
+COLAB = "https://colab.research.google.com/github/ada/convit/blob/main/index.ipynb"
+
+
+@pytest.mark.parametrize("address", [GITHUB, GITLAB])
+def test_buttons_with_an_address(build, address):
+    page, notebook = build(address)
+    assert f"{BINDER[address]}?urlpath=lab/tree/index.ipynb" in page
+    assert (COLAB in page) == (address == GITHUB)  # Colab opens no other host
+    assert f'REPOSITORY = "{address}"' in "".join(json.loads(notebook)["cells"][1]["source"])
+
+
+def test_no_button_without_an_address(build):
+    page, notebook = build("")
+    assert "launch-buttons" not in page and "mybinder" not in page and "colab" not in page
+    assert 'REPOSITORY = ""' in "".join(json.loads(notebook)["cells"][1]["source"])
+    assert "thebe" not in page.lower()
+
+
+# --- the first cell
+
+
+def run_first_cell(launch, address: str, there: bool) -> list[str]:
+    """The commands that the first cell gives to %pip."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    source = launch.FIRST_CELL.replace('REPOSITORY = ""', f'REPOSITORY = "{address}"')
+    source = source.replace('"convit_edu"', '"json"' if there else '"no_such_package"')
+    shell, commands = InteractiveShell(), []
+    shell.register_magic_function(commands.append, magic_name="pip")
+    done = shell.run_cell(source)
+    if done.error_in_exec:
+        raise done.error_in_exec
+    return commands
+
+
+def test_first_cell_is_silent_where_the_package_is(launch, capsys):
+    assert run_first_cell(launch, "", there=True) == []
+    assert run_first_cell(launch, GITHUB, there=True) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_first_cell_installs_from_the_address(launch):
+    assert run_first_cell(launch, GITHUB, there=False) == [f'install -q "convit_edu[chapters] @ git+{GITHUB}"']
+
+
+def test_first_cell_without_an_address_says_what_to_do(launch):
+    with pytest.raises(ModuleNotFoundError, match="write it between the quotes of REPOSITORY"):
+        run_first_cell(launch, "", there=False)
+
+
+def test_the_address_can_be_written_into_notebooks_again_and_again(launch, tmp_path):
+    path = tmp_path / "chapter.ipynb"
+    path.write_text(json.dumps({"cells": [{"source": launch.FIRST_CELL.splitlines(keepends=True)}]}), encoding="utf-8")
+    for address in (GITLAB, GITHUB, GITHUB):
+        command = [sys.executable, SCRIPT, "--address", address + ".git", path]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        source = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        assert source == launch.FIRST_CELL.replace('REPOSITORY = ""', f'REPOSITORY = "{address}"')
+
+
+def test_the_program_refuses_an_address_that_cannot_be_used(tmp_path):
+    done = subprocess.run([sys.executable, SCRIPT, "--address", "nowhere", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and "'nowhere' is no repository at github.com or gitlab.com" in done.stderr
