@@ -79,6 +79,7 @@ notebooks: $(STAMP)
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=300 \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False book/*.ipynb
 	@$(PY) scripts/lighten_pictures.py book/*.ipynb
+	@$(PY) scripts/front_picture.py
 
 experiments: $(STAMP)
 	@$(PY) -m convit_edu run all --out convit_edu/recorded

@@ -73,14 +73,15 @@ class _Attention(nn.Module):
             raise TypeError(f"The input is {x.dtype}, the layer {weight.dtype}; convert one, or use torch.autocast.")
 
     def _split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """(B, N, parts * D) -> `parts` tensors (B, H, N, d)."""
-        B, N, _ = x.shape
-        return x.reshape(B, N, parts, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
+        """(B, N, parts * H * d) -> `parts` tensors (B, H, N, d)."""
+        B, N, width = x.shape
+        d = width // (parts * self.num_heads)
+        return x.reshape(B, N, parts, self.num_heads, d).permute(2, 0, 3, 1, 4).unbind(0)
 
     def _project(self, heads: Tensor) -> Tensor:
         """Concatenate the heads (B, H, N, d) and apply W_out (Eq 2): (B, N, D)."""
-        B, _, N, _ = heads.shape
-        return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(B, N, self.dim)))
+        B, H, N, d = heads.shape
+        return self.proj_drop(self.proj(heads.transpose(1, 2).reshape(B, N, H * d)))
 
     @property
     def _dropping(self) -> bool:

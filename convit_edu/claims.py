@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
-from .experiments import STRENGTHS
+from .experiments import RECAST_GATES, STRENGTHS
 from .report import Estimate, Missing, Results, Table, compare, estimate, paired, percent
 
 HOLDS, IN_PART, CONTRADICTED, OPEN = "holds", "holds in part", "contradicted", "open"
@@ -190,6 +190,29 @@ def _cutmix(results: Results) -> list[Part]:
     return [part("most local head of DeiT's first layer: without - with", least[0.0], least[1.0], "patches")]
 
 
+def _teacher(results: Results) -> list[Part]:
+    gain = {
+        arm: paired(*(results.accuracy(arm=arm, teacher=name) for name in ("CNN", "none")))
+        for arm in ("DeiT", "ConViT")
+    }
+    without, with_ = (_mean(results.measured("nonlocality", arm="DeiT", teacher=name)) for name in ("none", "CNN"))
+    return [
+        part("gain of DeiT - gain of ConViT", gain["DeiT"], gain["ConViT"]),
+        part("DeiT's non-locality: without - with", without, with_, "patches"),
+    ]
+
+
+def _against(entry: str, pairs: list[tuple[str, str]]) -> Callable[[Results], list[Part]]:
+    """Accuracy at the end, for pairs of values of one entry of the label."""
+
+    def parts(results: Results) -> list[Part]:
+        return [part(f"{a} - {b}", *(results.accuracy(**{entry: value}) for value in (a, b))) for a, b in pairs]
+
+    return parts
+
+
+SET_FREE = [f"recast, gates from {gate:g}" for gate in RECAST_GATES if gate < 1]
+
 CLAIMS: dict[str, Claim] = {
     "C1": Claim("ConViT is better than a DeiT of equal size on all data, at three sizes", "size", _size),
     "C2": Claim("ConViT is better than DeiT on less data", "sample_efficiency", _less_data),
@@ -206,12 +229,22 @@ CLAIMS: dict[str, Claim] = {
     "C11": Claim("gates end near 0 in upper layers and stay up in some lower heads", "dynamics", _gates),
     "C12": Claim("without absolute positions DeiT loses more than ConViT", "masking", _masking),
     "C13": Claim("masking content hurts more than masking position", "masking", _content),
+    "C14": Claim("a convolutional teacher helps DeiT more than ConViT, and makes DeiT more local", "distillation",
+                 _teacher),
     "N1": Claim("identity values alone help, and the positional start alone helps", "ablation",
                 _ablation(("identity values alone", "c"), ("positional start alone", "c"))),
     "N2": Claim("a late class token alone changes DeiT", "ablation",
                 _ablation(("DeiT, late class token", "e"), full=True, two_sided=True)),
     "N3": Claim("the published shortcut and the true non-locality disagree", "metric", _metric),
     "N4": Claim("CutMix alone makes DeiT's first layer local", "cutmix", _cutmix),
+    "N5": Claim("a trained CNN, recast as GPSA and set free, ends above the CNN trained on", "recast",
+                _against("arm", [(arm, "CNN, trained on") for arm in SET_FREE])),
+    "N6": Claim("a trained CNN, recast as GPSA and set free, ends above a ConViT from scratch after as many steps",
+                "recast", _against("arm", [(arm, "ConViT") for arm in SET_FREE])),
+    "N7": Claim("mimetic and structured initial weights each help DeiT, with little data", "starts",
+                _against("start", [("mimetic", "DeiT"), ("structured", "DeiT")])),
+    "N8": Claim("ConViT stays ahead of DeiT with either of these starts, with little data", "starts",
+                _against("start", [("ConViT", "mimetic"), ("ConViT", "structured")])),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The paper's tables and figures as named grids of runs, at two scales; chapters 08 to 10 read what they recorded.
+"""The paper's tables and figures as named grids of runs, at two scales; chapters 08 to 12 read what they recorded.
 
 A cell of a grid is a label, for people, and a configuration, for the machine: the data, the whole model, what
 is frozen, the whole recipe. The seed is added when it runs: it fixes the subset, the initial weights, the
@@ -7,6 +7,7 @@ order of the data and the augmentation, and all arms use the same ones. `python 
 
 import inspect
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
@@ -16,6 +17,8 @@ from torch import nn
 from .cnn import CNN, create_cnn
 from .locality import gpsa_layers
 from .model import CONFIGS, VisionTransformer
+from .recast import PatchCNN, WideConViT
+from .starts import STARTS
 from .train import Recipe
 
 # As many trials for every arm; a convolutional network with batch norm wants larger steps than a transformer.
@@ -28,6 +31,13 @@ LEARNING_RATES = {
 }
 SEARCH_SEEDS = 2
 STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
+
+# Chapter 12. Its arms have searches of their own, with as many rates for each, and this is what won them.
+RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], _TRANSFORMER_RATES
+RECAST_CHOSEN = {"CNN": 4e-3, "ConViT": 4e-3, "CNN, trained on": 8e-3, "recast": 8e-3}
+STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}
+RECAST_STRENGTH = 8.0
+RECAST_GATES = (0.73, 0.95, 1.0)  # where the gates of a recast network start; at 1 they stay
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Scale:
         grid_layers: numbers of GPSA layers in `locality_grid`.
         recipe: what else differs from the default recipe.
         cnn_width: width of the convolutional reference.
+        recast, recast_steps: the network of `recast`; steps as a CNN, and steps after that.
         seeds: how many.
         job_memory: bytes of the machine's memory that one run needs.
         larger: the scale for larger images, on which `dynamics` is run too.
@@ -67,6 +78,8 @@ class Scale:
     grid_fraction: float
     grid_layers: tuple[int, ...]
     cnn_width: int
+    recast: dict
+    recast_steps: tuple[int, int]
     recipe: dict = field(default_factory=dict)
     seeds: int = 5
     job_memory: float = 1.0e9
@@ -95,6 +108,8 @@ LAPTOP = Scale(
     grid_fraction=0.2,
     grid_layers=(1, 4),
     cnn_width=16,
+    recast=dict(embed_dim=27, depth=3),
+    recast_steps=(300, 300),
 )
 GPU = Scale(
     name="gpu",
@@ -117,6 +132,8 @@ GPU = Scale(
     grid_fraction=0.2,
     grid_layers=(1, 3, 5, 7),
     cnn_width=48,
+    recast=dict(embed_dim=108, depth=6),
+    recast_steps=(4000, 4000),
     recipe=dict(crop_padding=4, precision="bfloat16"),
     seeds=3,
     job_memory=4.0e9,
@@ -132,7 +149,7 @@ def rehearsal(scale: Scale) -> Scale:
     larger = scale.larger and rehearsal(scale.larger)
     return replace(
         scale, name=f"{scale.name}-rehearsal", steps=2, long_steps=2 if scale.steps == scale.long_steps else 4,
-        batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
+        recast_steps=(2, 2), batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
     )  # fmt: skip
 
 
@@ -354,11 +371,79 @@ class Grid:
             self.cell({"arm": arm}, arm, long=True, save=arm.lower(), seeds=(0,)) for arm in ("ConViT", "DeiT")
         ]
 
+    def distillation(self) -> list[Cell]:
+        """Table 4, Fig 10: DeiT and ConViT with and without a CNN as their teacher; without: the runs of `dynamics`."""
+        teacher = self.cell({}, "CNN", long=True).config  # the same run as in `sample_efficiency`
+        return [
+            replace(cell, label=cell.label | {"teacher": name}, config=cell.config | more)
+            for name, more in (("none", {}), ("CNN", {"teacher": teacher}))
+            for cell in self.pair()
+        ]
+
+    def search_recast(self) -> list[Cell]:
+        """Learning rates for the arms of `recast`: four for each and one seed, on the held-out images of `search`."""
+        return self._searched(self.recast_cell, RECAST_CHOSEN, RECAST_RATES, seeds=1)
+
+    def search_starts(self) -> list[Cell]:
+        """Learning rates for the starts of `starts`: four for each, on the held-out images of `search`."""
+        return self._searched(self.start_cell, STARTS_CHOSEN, STARTS_RATES, SEARCH_SEEDS)
+
+    def _searched(
+        self, cell: Callable[..., Cell], arms: Iterable[str], rates: Iterable[float], seeds: int
+    ) -> list[Cell]:
+        shared = dict(fraction=self.scale.search_fraction, held_out=True, evaluations=1)
+        cells = [cell({"arm": arm, "lr": lr}, arm, lr, **shared) for arm in arms for lr in rates]
+        return [replace(each, seeds=tuple(range(seeds))) for each in cells]
+
+    def recast(self) -> list[Cell]:
+        """A trained CNN recast as GPSA and set free, against the CNN trained on and a ConViT from scratch."""
+        return [self.recast_cell({"arm": arm}, arm) for arm in ("CNN, trained on", "ConViT")] + [
+            self.recast_cell({"arm": f"recast, gates from {gate:g}"}, "recast", gate=gate) for gate in RECAST_GATES
+        ]
+
+    def recast_cell(
+        self, label: dict, arm: str, lr: float | None = None, gate: float = RECAST_GATES[0], **given
+    ) -> Cell:
+        """A cell of `recast`: arms "CNN" (what the others start from), "CNN, trained on", "recast", "ConViT"."""
+        base = CONFIGS[self.scale.model]
+        images = {name: base.get(name, default) for name, default in
+                  (("img_size", 224), ("patch_size", 16), ("in_chans", 3), ("num_classes", 1000))}  # fmt: skip
+        shape = images | self.scale.recast
+        first, then = self.scale.recast_steps
+        steps = {"CNN": first, "ConViT": first + then}.get(arm, then)
+        cell = self.cell(label, "CNN", lr=lr or RECAST_CHOSEN[arm], **given)
+        recipe = cell.config["recipe"] | dict(steps=steps, warmup_steps=steps // 10)
+        model = {"kind": "PatchCNN"} | _whole(PatchCNN, shape)
+        more: dict = {"model": model, "recipe": recipe}
+        if arm in ("ConViT", "recast"):
+            wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
+            wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
+            more["model"] = {"kind": "WideConViT"} | _whole(VisionTransformer, wide)
+        if arm in ("CNN, trained on", "recast"):
+            more["start"] = self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config
+        if arm == "recast":
+            more["recast"] = {"strength": RECAST_STRENGTH, "gate": gate}
+        if more["model"]["kind"] == "WideConViT" and not given.get("held_out"):
+            more["probe"] = True
+        return replace(cell, config=json.loads(json.dumps(cell.config | more)))
+
+    def starts(self) -> list[Cell]:
+        """Locality by initial weights alone: DeiT with other starts, against ConViT and DeiT (rows a and e)."""
+        shared = dict(fraction=self.scale.ablation_fractions[0], evaluations=4)
+        return [self.cell({"start": arm}, arm, **shared) for arm in ("ConViT", "DeiT")] + [
+            self.start_cell({"start": name}, name, **shared) for name in STARTS
+        ]
+
+    def start_cell(self, label: dict, name: str, lr: float | None = None, **given) -> Cell:
+        """A cell of `starts`. "sinusoidal" keeps DeiT's learning rate, and half of a start has that of the whole."""
+        cell = self.cell(label, "DeiT", lr=lr or STARTS_CHOSEN.get(name.partition(",")[0]), **given)
+        return replace(cell, config=cell.config | {"initial": name})
+
 
 # In the order in which a campaign runs them. `speed` is no grid: it is a view of the benchmarks' records.
 NAMES = (
     "search", "sample_efficiency", "dynamics", "masking", "metric", "ablation", "checkpoints", "locality_grid", "psa",
-    "cutmix", "size",
+    "cutmix", "size", "distillation", "search_recast", "recast", "search_starts", "starts",
 )  # fmt: skip
 
 
@@ -379,11 +464,14 @@ def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
 def build(config: dict, seed: int) -> nn.Module:
     """The model of a configuration, with its initial weights and with what the ablation freezes."""
     given = dict(config["model"])
-    if given.pop("kind", "") == "CNN":
+    kind = given.pop("kind", "")
+    if kind == "CNN":
         return create_cnn(seed=seed, **given)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = VisionTransformer(**given)
+        model = {"": VisionTransformer, "PatchCNN": PatchCNN, "WideConViT": WideConViT}[kind](**given)
+        if "initial" in config:
+            STARTS[config["initial"]](model)
     if freeze := config.get("freeze"):
         for layer in gpsa_layers(model):
             # Rows f and g of Table 3 are position only; the other rows without gating mix half and half.

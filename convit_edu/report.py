@@ -1,4 +1,4 @@
-"""From recorded runs to means, intervals, tables and verdicts. Chapters 08 to 10 show what this module returns.
+"""From recorded runs to means, intervals, tables and verdicts. Chapters 08 to 12 show what this module returns.
 
 An interval is Student's, 95 %, over seeds; a comparison is the mean of differences paired by seed. Both speak of
 seeds and subsets, not of the choice of test images.
@@ -244,7 +244,7 @@ def searched(results: Results) -> Table:
         return f"[{by_rate[rate]:.1f}]" if rate == max(by_rate, key=by_rate.get) else f"{by_rate[rate]:.1f}"
 
     rows = [[arm, *(shown(by_rate, rate) for rate in rates)] for arm, by_rate in table.items()]
-    title = f"search, {results.scale.name}: held-out accuracy, %, by learning rate"
+    title = f"{results.name}, {results.scale.name}: held-out accuracy, %, by learning rate"
     return Table(title, ["arm", *(f"{rate:g}" for rate in rates)], rows)
 
 
@@ -349,6 +349,7 @@ def speed_verdict(times: Iterable[float]) -> str:
 TABLES = {
     "search": (searched,), "sample_efficiency": (accuracies, gaps), "dynamics": (accuracies, depth_profile),
     "masking": (masks,), "metric": (metrics,), "cutmix": (accuracies, depth_profile), "checkpoints": (accuracies,),
+    "distillation": (accuracies, depth_profile), "search_recast": (searched,), "search_starts": (searched,),
 }  # fmt: skip
 
 

@@ -129,6 +129,8 @@ class Campaign:
         """Record what a task gave: a result, or the reason of its failure."""
         if (weights := answer.pop("weights", None)) is not None:
             records.write_bytes(self.weights_path(task.config), weights)
+        if (attention := answer.pop("attention", None)) is not None:
+            records.write_bytes(self.weights_path(task.config).with_suffix(".attention.safetensors"), attention)
         for name, label in task.entries:
             run = {"id": task.id, "label": label, "seed": task.seed, "config": task.config, **answer}
             self.runs[name] = [old for old in self.runs[name] if (old["id"], old["label"]) != (task.id, label)]
@@ -159,8 +161,9 @@ def arithmetic(config: dict) -> float:
     else:
         side = model["img_size"] // model["patch_size"]
         width, tokens = model["embed_dim"], side * side
-        forward = model["depth"] * tokens * (24 * width**2 + 4 * width * tokens + 3000 * model["num_heads"])
-    return forward * (3 * recipe["steps"] * recipe["batch_size"] + 1000 * recipe["evaluations"])
+        forward = model["depth"] * tokens * (24 * width**2 + 4 * width * tokens + 3000 * model.get("num_heads", 0))
+    before = sum(arithmetic(config[what]) for what in ("start", "teacher") if what in config)
+    return before + forward * (3 * recipe["steps"] * recipe["batch_size"] + 1000 * recipe["evaluations"])
 
 
 def default_jobs(device: torch.device) -> int:

@@ -185,7 +185,7 @@ class Run:
             images, targets = mix(images, targets, self.data.num_classes, generator, recipe.mixup, recipe.cutmix)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = self.forward(images)  # (B, num_classes)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing)
+        loss = self.loss(images, logits.float(), targets)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
         self.optimizer.zero_grad()
@@ -193,6 +193,10 @@ class Run:
         self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    def loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy of logits (B, num_classes); `images` are the normalised ones that the model has seen."""
+        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
 
     def evaluate(self) -> None:
         """Measure the test accuracy now. A subclass measures more by extending this, into `history.measured`."""

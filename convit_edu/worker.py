@@ -1,5 +1,7 @@
 """One recorded run: build, train, measure; and the process that it runs in. `runner` starts many of them."""
 
+import copy
+import json
 import multiprocessing
 import os
 import platform
@@ -12,17 +14,21 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import data, records
+from .distil import distilled, predictions
 from .experiments import build
 from .locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from .model import VisionTransformer
+from .packing import pack
+from .recast import recast
 from .train import Recipe, Run, evaluate, pick_device, train
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
+PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
 
 
 class ProbedRun(Run):
@@ -43,6 +49,27 @@ class ProbedRun(Run):
             ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
         ):  # fmt: skip
             self.history.measured.setdefault(name, {})[self.step] = rounded(value)
+
+
+class WatchedRun(ProbedRun):
+    """A probed run that keeps its attention on one picture too: at the start, in the middle and at the end."""
+
+    def measure(self) -> None:
+        super().measure()
+        if self.step in (0, self.recipe.steps // 2, self.recipe.steps):
+            image = self.data.normalize(self.data.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
+            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(self.model, image)]
+            self.history.measured.setdefault("attention", {})[self.step] = found
+
+
+@torch.no_grad()
+def attention_on(model: VisionTransformer, images: Tensor) -> list[Tensor]:
+    """The attention (B, H, N, N) of every layer on normalised images (B, C, h, w)."""
+    training = model.training
+    model.eval()(images, trace := {})
+    found = [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
+    model.train(training)
+    return found
 
 
 def probe_images(images: data.Dataset) -> Tensor:
@@ -76,20 +103,22 @@ def dataset(name: str, root: str | None) -> data.Dataset:
 
 
 def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
-    """Train and measure one run: {"result", "history", "meta"} and, where asked for, the "weights" as bytes."""
-    images = dataset(config["data"], root)
-    if config.get("held_out"):
-        images = images.held_out()  # the same tenth for every seed and arm
-    if config["fraction"] < 1:
-        images = images.subset(fraction=config["fraction"], seed=seed)
-    if some := config.get("test_images"):
-        images = replace(images, test_images=images.test_images[:some], test_labels=images.test_labels[:some])
-    model = build(config, seed)
+    """Train and measure one run: {"result", "history", "meta"} and, where asked for, bytes to keep beside it."""
+    images = images_of(config, seed, root)
+    model, before, earlier = starting_model(config, seed, device, root)
     recipe = Recipe(**config["recipe"], seed=seed)
     probed = config.get("probe", False)
+    run_type = (WatchedRun if "save" in config else ProbedRun) if probed else Run
+    if "teacher" in config:
+        run_type = distilled(run_type, model_before(config["teacher"], seed, device, root)[0])
     compiled = device.startswith("cuda")
-    history = train(model, images, recipe, device, checkpoint, run_type=ProbedRun if probed else Run, compile=compiled)
+    history = train(model, images, recipe, device, checkpoint, run_type=run_type, compile=compiled)
+    attention = history.measured.pop("attention", {})  # bytes: in a file of its own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
+    result |= before
+    if "teacher" in config:
+        teacher, seconds = model_before(config["teacher"], seed, device, root)
+        result["teacher"], earlier = advice(model, teacher, images.to(pick_device(device))), earlier + seconds
     if probed:
         on_device = images.to(pick_device(device))
         result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
@@ -101,11 +130,70 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
             "accuracy": history.accuracy, "loss": [round(sum(part) / len(part), 5) for part in losses],
             **history.measured,
         },
-        "meta": metadata(device, images, history.seconds),
+        "meta": metadata(device, images, earlier + history.seconds),
     }  # fmt: skip
     if "save" in config:
-        answer["weights"] = records.checkpoint_bytes(model, records.identity(config, seed))
+        run_id = records.identity(config, seed)
+        answer["weights"] = records.checkpoint_bytes(model, run_id)
+        answer["attention"] = records.attention_bytes(attention, PICTURE, run_id)
     return answer
+
+
+def images_of(config: dict, seed: int, root: str | None) -> data.Dataset:
+    """The images that a configuration trains and tests on."""
+    images = dataset(config["data"], root)
+    if config.get("held_out"):
+        images = images.held_out()  # the same tenth for every seed and arm
+    if config["fraction"] < 1:
+        images = images.subset(fraction=config["fraction"], seed=seed)
+    if some := config.get("test_images"):
+        images = replace(images, test_images=images.test_images[:some], test_labels=images.test_labels[:some])
+    return images
+
+
+@lru_cache(maxsize=8)
+def _trained(text: str, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+    config = json.loads(text)
+    model, compiled = build(config, seed), device.startswith("cuda")
+    recipe = Recipe(**config["recipe"], seed=seed)
+    history = train(model, images_of(config, seed, root), recipe, device, compile=compiled)
+    return model.eval(), history.seconds
+
+
+def model_before(config: dict, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+    """A model that a run needs trained before it, and the seconds that took; trained once for all runs of a process."""
+    return _trained(json.dumps(config, sort_keys=True), seed, device, root)
+
+
+def starting_model(config: dict, seed: int, device: str, root: str | None) -> tuple[nn.Module, dict, float]:
+    """The model that a run trains, what is to be recorded of it beforehand, and the seconds spent on it already.
+
+    With "start" in the configuration it is a network trained before, with "recast" as GPSA layers.
+    """
+    if "start" not in config:
+        return build(config, seed), {}, 0.0
+    trained, seconds = model_before(config["start"], seed, device, root)
+    images, model = images_of(config, seed, root), copy.deepcopy(trained).train()
+    before = {"start": evaluate(model, images, device)}
+    if how := config.get("recast"):
+        exact = recast(model, how["strength"], seed=seed)
+        before["recast"] = evaluate(exact, images, device)
+        model = recast(model, **how, seed=seed)
+        before["gates lowered"] = evaluate(model, images, device)
+    return model, before, seconds
+
+
+def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict:
+    """How good the teacher is, in per cent: on test and training images, and how often the student agrees with it."""
+    found = {}
+    for name, pictures, labels in (
+        ("accuracy", images.test_images, images.test_labels), ("on training images", images.train_images,
+                                                               images.train_labels),
+    ):  # fmt: skip
+        said = predictions(teacher, pictures, images)
+        found[name] = round(100 * (said == labels).double().mean().item(), 2)
+    said, own = (predictions(model, images.test_images, images) for model in (teacher, student))
+    return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
 
 
 def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:

@@ -201,6 +201,12 @@ def test_table_of_contents_lists_every_page_once():
     assert sorted(listed) == sorted(stored)
 
 
+def test_the_readme_shows_the_picture_of_the_front_page():
+    script = runpy.run_path(str(ROOT / "scripts" / "front_picture.py"))
+    assert script["PICTURE"].read_bytes() == script["first_picture"](), "run: python scripts/front_picture.py"
+    assert str(script["PICTURE"].relative_to(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 # --- the rules themselves: a good notebook passes them all, a bad one fails the rule that it was made for
 
 

@@ -86,6 +86,13 @@ def advantage(name, label):
         return label["layers"] + 2 * math.log(label["strength"] or 1, 4)
     if name == "search":
         return 5 if label["lr"] == RATES[label["arm"]] else 0
+    if name == "distillation":
+        before, gain = {"ConViT": (3, 1), "DeiT": (0, 5)}[label["arm"]]
+        return before + gain * (label["teacher"] == "CNN")
+    if name == "recast":
+        return {"recast, gates from 0.73": -2, "recast, gates from 0.95": 1, "ConViT": 2}.get(label["arm"], 0)
+    if name == "starts":
+        return {"ConViT": 4, "mimetic": 6, "structured": 1}.get(label["start"], 0)
     return {"ConViT": 3, "PSA": -2}.get(label.get("arm"), 0)
 
 
@@ -106,7 +113,7 @@ def made(name, cell, seed):
     result = {"accuracy": history["accuracy"][steps[-1]], "parameters": 1000}
     if cell.config.get("probe"):
         depth, heads, local = model["depth"], model["num_heads"], model["local_up_to_layer"]
-        end = 3.5 - 0.5 * bool(local) - 1.0 * bool(recipe.get("cutmix"))
+        end = 3.5 - 0.5 * bool(local) - 1.0 * bool(recipe.get("cutmix")) - 0.25 * ("teacher" in cell.config)
         history |= {
             "nonlocality": {
                 s: [[(2.0 if local and not s else end) + SHIFT[seed]] * heads] * depth for s in (0, *steps)
@@ -279,6 +286,11 @@ PLANTED = {
     "N2": ([-1.5, -1.5], HOLDS),  # of two sides
     "N3": ([-1, -1], HOLDS),
     "N4": ([1.0], HOLDS),
+    "C14": ([4, 0.25], HOLDS),
+    "N5": ([-2, 1], IN_PART),
+    "N6": ([-4, -1], CONTRADICTED),
+    "N7": ([6, 1], HOLDS),
+    "N8": ([-2, 3], IN_PART),
 }
 
 
@@ -314,7 +326,10 @@ def test_less_data_larger_gap_is_asked_at_equal_steps_and_says_where_all_had_con
 def test_a_claim_that_is_recorded_in_part_is_not_judged(name, tmp_path):
     assert parts_of(name, folder=tmp_path) == []
     experiment = CLAIMS[name].experiment
-    lacking = {"ablation": ("row", ("e", "c")), "locality_grid": ("layers", (4,)), "cutmix": ("cutmix", (1.0,))}
+    lacking = {
+        "ablation": ("row", ("e", "c")), "locality_grid": ("layers", (4,)), "cutmix": ("cutmix", (1.0,)),
+        "recast": ("arm", ("ConViT", "CNN, trained on")), "starts": ("start", ("mimetic", "structured")),
+    }  # fmt: skip
     key, values = lacking.get(experiment, ("arm", ("ConViT",)))
     write(tmp_path, experiment, lambda run: run["label"][key] not in values)
     assert parts_of(name, folder=tmp_path) == []

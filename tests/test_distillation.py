@@ -1,0 +1,137 @@
+"""Hard distillation: the loss against its equation, what the teacher sees, and that a run stays what it is."""
+
+import dataclasses
+import itertools
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convit_edu import create_model, data, experiments, runner, worker
+from convit_edu.cnn import create_cnn
+from convit_edu.distil import checksum, distilled, hard_distillation_loss, predictions
+from convit_edu.train import Recipe, Run, train
+
+RECIPE = Recipe(steps=3, batch_size=8, warmup_steps=1, evaluations=1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    few = data.load("fashion_mnist_5k").subset(size=30)
+    return dataclasses.replace(few, test_images=few.test_images[:40], test_labels=few.test_labels[:40])
+
+
+def student():
+    return create_model("convit_mini_28", 0, embed_dim=18, depth=2, local_up_to_layer=1, num_heads=9)
+
+
+def test_the_loss_is_the_mean_of_two_cross_entropies():
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    by_hand = 0.0
+    for z, y, z_t in zip(logits.tolist(), labels.tolist(), teacher.tolist()):
+        total = math.log(sum(math.exp(value) for value in z))
+        by_hand += ((total - z[y]) + (total - z[z_t.index(max(z_t))])) / 2 / 7
+    assert hard_distillation_loss(logits, labels, teacher).item() == pytest.approx(by_hand, rel=1e-12)
+
+
+def test_smoothing_is_for_the_label_alone_and_mixed_labels_are_taken():
+    torch.manual_seed(0)
+    logits, teacher, labels = torch.randn(5, 3), torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1])
+    said = teacher.argmax(1)
+    wanted = (F.cross_entropy(logits, labels, label_smoothing=0.3) + F.cross_entropy(logits, said)) / 2
+    assert torch.allclose(hard_distillation_loss(logits, labels, teacher, 0.3), wanted)
+    shares = torch.full((5, 3), 1 / 3)
+    wanted = (F.cross_entropy(logits, shares) + F.cross_entropy(logits, said)) / 2
+    assert torch.allclose(hard_distillation_loss(logits, shares, teacher), wanted)
+
+
+def test_a_teacher_who_says_the_label_changes_nothing_without_smoothing(images):
+    class Knows(torch.nn.Module):
+        def forward(self, batch):
+            return F.one_hot(self.labels, 10).float()
+
+    class Plain(Run):
+        def train_step(self, indices):
+            teacher.labels = self.data.train_labels[indices]
+            return super().train_step(indices)
+
+    teacher, recipe = Knows(), dataclasses.replace(RECIPE, label_smoothing=0.0)
+    histories = [train(student(), images, recipe, "cpu", run_type=kind) for kind in (Plain, distilled(Plain, teacher))]
+    assert histories[0].loss == pytest.approx(histories[1].loss, rel=1e-6)
+
+
+def test_the_teacher_sees_what_the_student_sees_and_is_not_trained(images):
+    teacher, seen = create_cnn(seed=3, width=4), []
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    model = student()
+    teacher.register_forward_pre_hook(lambda _, inputs: seen.append(("teacher", inputs[0].clone())))
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(("student", inputs[0].clone())))
+    train(model, images, RECIPE, "cpu", run_type=distilled(Run, teacher))
+    steps = [(one, other) for one, other in itertools.pairwise(seen) if other[0] == "teacher"]
+    assert len(steps) == RECIPE.steps and all(torch.equal(one[1], other[1]) for one, other in steps)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())  # batch norm as well
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_checkpoint_knows_its_teacher(images, tmp_path):
+    one, other, path = create_cnn(seed=0, width=4), create_cnn(seed=1, width=4), tmp_path / "run.pt"
+    train(student(), images, RECIPE, "cpu", path, run_type=distilled(Run, one))
+    train(student(), images, RECIPE, "cpu", path, run_type=distilled(Run, one))  # goes on, at its end
+    for run_type in (distilled(Run, other), Run):
+        with pytest.raises(ValueError, match=r"another configuration .*teacher"):
+            train(student(), images, RECIPE, "cpu", path, run_type=run_type)
+    assert checksum(one) == checksum(create_cnn(seed=0, width=4)) != checksum(other)
+
+
+def test_predictions_are_the_most_likely_classes_and_leave_the_mode(images):
+    model = create_cnn(seed=0, width=4)
+    said = predictions(model, images.test_images, images, batch_size=7)
+    assert model.training
+    with torch.no_grad():
+        assert torch.equal(said, model.eval()(images.normalize(images.test_images)).argmax(1))
+
+
+# --- the experiment
+
+RATES = {"ConViT": 1e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 4e-3, "CNN": 8e-3}
+
+
+def cells(name, scale):
+    settings = experiments.Settings(RATES, "DeiT, equal heads")
+    return {json.dumps(cell.label): cell.config for cell in experiments.grid(name, experiments.SCALES[scale], settings)}
+
+
+def test_the_arms_differ_in_the_teacher_alone_and_share_the_other_runs():
+    found, pair = cells("distillation", "laptop"), cells("dynamics", "laptop")
+    (cnn,) = (c for label, c in cells("sample_efficiency", "laptop").items()
+              if json.loads(label) == {"arm": "CNN", "fraction": 1.0, "steps": 1200})  # fmt: skip
+    for arm in ("ConViT", "DeiT"):
+        without = pair[json.dumps({"arm": arm})]
+        assert found[json.dumps({"arm": arm, "teacher": "none"})] == without
+        assert found[json.dumps({"arm": arm, "teacher": "CNN"})] == without | {"teacher": cnn}
+    assert len(found) == 4
+
+
+def test_a_run_says_how_good_its_teacher_is():
+    found = cells("distillation", "laptop-rehearsal")
+    config = found[json.dumps({"arm": "DeiT", "teacher": "CNN"})]
+    result = worker.perform(config, 0, "cpu", None, None)["result"]
+    alone = worker.perform(config["teacher"], 0, "cpu", None, None)["result"]
+    assert result["teacher"]["accuracy"] == alone["accuracy"]  # trained as by itself
+    assert set(result["teacher"]) == {"accuracy", "on training images", "agreement"}
+    assert all(0 <= value <= 100 for value in result["teacher"].values()) and "masking" in result
+    # the training is another one, and the same one again: the teacher is not changed by teaching
+    plain = worker.perform({key: value for key, value in config.items() if key != "teacher"}, 0, "cpu", None, None)
+    again = worker.perform(config, 0, "cpu", None, None)
+    assert again["result"] == result and again["history"]["loss"] != plain["history"]["loss"]
+
+
+def test_the_estimate_counts_the_teacher():
+    found = cells("distillation", "laptop")
+    without, with_ = (found[json.dumps({"arm": "DeiT", "teacher": name})] for name in ("none", "CNN"))
+    extra = runner.arithmetic(with_) - runner.arithmetic(without)
+    assert extra == pytest.approx(runner.arithmetic(with_["teacher"]))

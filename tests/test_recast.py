@@ -1,0 +1,384 @@
+"""A recast network computes what the CNN computed, and the later starts are what their equations say."""
+
+from inspect import signature
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from convit_edu import create_model, experiments, records, starts, worker
+from convit_edu.locality import attention_distance, gates, gpsa_layers, uniform_nonlocality
+from convit_edu.positions import kernel_centres
+from convit_edu.recast import (
+    PatchCNN,
+    WideConViT,
+    WideGPSA,
+    error,
+    factors,
+    multiply_adds,
+    recast,
+    set_gates,
+    taps_of,
+)
+
+SMALL = dict(img_size=20, patch_size=4, embed_dim=18, depth=2, num_classes=5)
+
+
+def network(padding="replicate", seed=0, **changes):
+    """A CNN in float64 with filters that are far from zero."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        cnn = PatchCNN(**SMALL | {"padding": padding} | changes).double().eval()
+        for block in cnn.blocks:
+            torch.nn.init.normal_(block.attn.conv.weight, std=0.2)
+            torch.nn.init.normal_(block.attn.conv.bias)
+    return cnn
+
+
+def pictures(number=3, side=20):
+    return torch.randn(number, 1, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+
+def test_the_logits_are_the_same_everywhere_with_replicate_padding():
+    cnn = network()
+    model = recast(cnn, strength=50.0, seed=0)
+    assert cnn(pictures()).abs().max() > 0.01
+    assert error(cnn, model, pictures()) < 1e-13
+    assert torch.equal(gates(model), torch.ones(2, 9))  # exactly: nothing of the content takes part
+
+
+@pytest.mark.parametrize("padding", ["replicate", "zeros"])
+def test_a_layer_is_the_convolution_in_the_interior_and_at_the_border_if_it_replicates(padding):
+    cnn = network(padding)
+    model, x = recast(cnn, seed=0), torch.randn(2, 35, 18, dtype=torch.float64)
+    grid = (5, 7)  # any grid
+    conv, layer = cnn.blocks[1].attn, model.blocks[1].attn
+    image = x.transpose(1, 2).unflatten(2, grid)
+    mode = "constant" if padding == "zeros" else padding
+    by_torch = F.conv2d(F.pad(image, (1, 1, 1, 1), mode=mode), conv.conv.weight, conv.conv.bias)
+    assert torch.allclose(conv(x, grid), by_torch.flatten(2).transpose(1, 2))
+    apart = (layer(x, grid) - conv(x, grid)).abs().amax((0, 2)).reshape(grid)
+    assert apart[1:-1, 1:-1].max() < 1e-13
+    border = torch.cat((apart[0], apart[-1], apart[:, 0], apart[:, -1]))
+    assert border.max() < 1e-13 if padding == "replicate" else border.min() > 1e-3
+
+
+def test_head_h_has_the_tap_at_its_own_offset():
+    conv = torch.nn.Conv2d(2, 2, 3)
+    taps = taps_of(conv)
+    for tap, (x, y) in zip(taps, kernel_centres(9).int().tolist(), strict=True):
+        assert torch.equal(tap, conv.weight[:, :, y + 1, x + 1])
+
+
+def test_a_finite_strength_leaks_as_much_as_a_gaussian_does():
+    cnn, errors = network(), []
+    for strength in (1, 2, 4, 8, 16):
+        errors.append(error(cnn, recast(cnn, strength, seed=0), pictures()))
+    assert all(b < a for a, b in pairwise(errors)) and errors[-1] < 1e-5
+    attention = recast(cnn, 8.0, seed=0).blocks[0].attn.weights(torch.zeros(1, 25, 18).double(), (5, 5))[0]
+    line = sum(torch.exp(torch.tensor(-8.0 * k * k)) for k in (-2, -1, 0, 1, 2))
+    assert attention[4, 12, 12].item() == pytest.approx((1 / line**2).item(), rel=1e-6)  # the middle head, the middle
+
+
+def test_the_width_of_a_head_bounds_the_rank_of_a_tap():
+    cnn = network()
+    taps = taps_of(cnn.blocks[0].attn.conv).detach()
+    before = float("inf")
+    for width in (1, 2, 9, 17):
+        w_out, w_val = factors(taps, width)
+        assert w_out.shape == (9, 18, width) and w_val.shape == (9, width, 18)
+        assert (torch.linalg.matrix_rank(w_out @ w_val) == width).all()
+        left = (w_out @ w_val - taps).norm()
+        lost = torch.linalg.svdvals(taps)[:, width:].norm()  # Eckart and Young: no product of this rank is nearer
+        assert left.item() == pytest.approx(lost.item()) and left < before
+        before = left
+    assert torch.equal(factors(taps, 18)[1], torch.eye(18).double().expand(9, 18, 18))
+    for width in (0, 19):
+        with pytest.raises(ValueError, match=f"between 1 and 18, got {width}"):
+            factors(taps, width)
+
+
+def test_a_cnn_whose_taps_have_low_rank_is_recast_exactly_by_narrow_heads():
+    cnn = network()
+    for block in cnn.blocks:
+        w_out, w_val = factors(taps_of(block.attn.conv).detach(), 2)
+        x, y = kernel_centres(9).long().unbind(1)
+        block.attn.conv.weight.data[:, :, y + 1, x + 1] = (w_out @ w_val).permute(1, 2, 0)
+    model = recast(cnn, value_dim=2, seed=0)  # D / 9: the width in the paper's layer
+    assert error(cnn, model, pictures()) < 1e-12
+    shapes = {name: tuple(p.shape) for name, p in model.blocks[0].attn.named_parameters()}
+    own = create_model("convit_mini_28", embed_dim=18, depth=2, local_up_to_layer=1).blocks[0].attn
+    assert shapes == {name: tuple(p.shape) for name, p in own.named_parameters()}
+
+
+def test_the_cnn_stays_as_it_is_and_the_random_state_too():
+    cnn = network()
+    before, state = {name: value.clone() for name, value in cnn.state_dict().items()}, torch.get_rng_state()
+    one, same, other = (recast(cnn, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in cnn.state_dict().items())
+    assert torch.equal(one.blocks[0].attn.qk.weight, same.blocks[0].attn.qk.weight)
+    assert not torch.equal(one.blocks[0].attn.qk.weight, other.blocks[0].attn.qk.weight)
+    one.head.weight.data.zero_()
+    assert cnn.head.weight.abs().max() > 0
+    assert not one.training and recast(network().train(), seed=0).training
+
+
+def test_at_gate_one_no_gradient_reaches_the_gates_and_lowered_it_does():
+    for gate, reached in ((1.0, False), (0.73, True)):
+        model = recast(network(), gate=gate, strength=2.0, seed=0)
+        model(pictures()).square().sum().backward()
+        layer = gpsa_layers(model)[0]
+        assert layer.gate().tolist() == pytest.approx([gate] * 9)
+        assert bool(layer.gating_param.grad.abs().max() > 0) == reached
+        assert bool(layer.qk.weight.grad.abs().max() > 0) == reached
+        assert layer.pos_proj.weight.grad.abs().max() > 0 and layer.v.weight.grad.abs().max() > 0
+    for gate in (0.0, 1.1, -1):
+        with pytest.raises(ValueError, match="above 0 and up to 1"):
+            recast(network(), gate=gate)
+
+
+def test_a_wide_layer_attends_as_its_weights_say_and_starts_as_gpsa_does():
+    torch.manual_seed(0)
+    layer, x = WideGPSA(18, 9, 5).double(), torch.randn(2, 25, 18, dtype=torch.float64)
+    values = layer.v(x).unflatten(2, (9, 5)).transpose(1, 2)  # (B, H, N, d)
+    by_hand = layer.proj((layer.weights(x) @ values).transpose(1, 2).flatten(2))
+    assert torch.allclose(layer(x), by_hand)
+    assert torch.equal(layer.v.weight, torch.eye(5, 18).double().repeat(9, 1))
+    model = WideConViT(**SMALL | {"in_chans": 1})
+    assert model.config["value_dim"] == 18 and torch.equal(gates(model), torch.ones(2, 9).sigmoid())
+    assert all(torch.equal(each.v.weight, torch.eye(18).repeat(9, 1)) for each in gpsa_layers(model))
+    assert all(each.proj.weight.std() < 0.03 for each in gpsa_layers(model))
+    again = WideConViT(**model.config)
+    again.load_state_dict(model.state_dict())
+    larger = again.resized(28)
+    assert larger.grid == (7, 7) and larger(torch.zeros(1, 1, 28, 28)).shape == (1, 5)
+    for width in (0, 19):
+        with pytest.raises(ValueError, match=f"between 1 and the width 18 of a token, got {width}"):
+            WideGPSA(18, 9, width)
+    with pytest.raises(ValueError, match="GPSA layers alone"):
+        WideConViT(**SMALL | {"in_chans": 1, "local_up_to_layer": 1})
+
+
+def test_a_wrong_padding_is_named():
+    with pytest.raises(ValueError, match="Unknown padding 'reflect'; known: replicate, zeros"):
+        PatchCNN(padding="reflect")
+
+
+def test_multiply_adds_are_those_of_the_matrix_products():
+    """Counted while the network runs: linear layers and convolutions; the attention of one layer by its shapes."""
+
+    def counted(model):
+        counts = []
+
+        def count(layer, inputs, output):
+            counts.append(layer.weight.numel() * (output.numel() // layer.weight.shape[0]))
+
+        hooks = [
+            layer.register_forward_hook(count)
+            for name, layer in model.named_modules()
+            if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d)) and "pos_proj" not in name
+        ]
+        model(pictures(1).to(model.head.weight))
+        for hook in hooks:
+            hook.remove()
+        return sum(counts)
+
+    cnn = network()
+    assert multiply_adds(cnn) == counted(cnn)
+    model = recast(cnn)
+    attention = 25 * 25 * (18 + 162) + 25 * 10 * 162  # scores, content on values, position on values by two factors
+    assert multiply_adds(model) == counted(model) + 2 * attention
+    deit = create_model("convit_mini_28", img_size=20, embed_dim=18, depth=1, local_up_to_layer=0, pool="mean")
+    assert multiply_adds(deit) == counted(deit) + 25 * 25 * 36
+
+
+def test_set_gates():
+    model = recast(network(), seed=0)
+    set_gates(model, 0.9)
+    assert gates(model).flatten().tolist() == pytest.approx([0.9] * 18)
+
+
+# --- the later starts
+
+
+def deit(heads=9, seed=0, **changes):
+    return create_model("convit_mini_28", seed, embed_dim=36, depth=2, local_up_to_layer=0, num_heads=heads, **changes)
+
+
+def products(layer):
+    """W_qry W_key^T of every head (H, D, D), and W_val W_out of the layer (D, D), for row vectors as in the papers."""
+    q, k, v = layer.qkv.weight.detach().double().chunk(3)
+    heads = [a.T @ b for a, b in zip(q.split(layer.head_dim), k.split(layer.head_dim))]
+    return torch.stack(heads), v.T @ layer.proj.weight.detach().double().T
+
+
+def test_sines_tell_places_apart_and_depend_on_rows_and_columns_alone():
+    P = starts.sine_embedding((7, 7), 36)
+    assert P.shape == (49, 36) and torch.cdist(P, P).add(10 * torch.eye(49)).min() > 0.3
+    scores = (P @ P.T).reshape(7, 7, 7, 7)
+    assert torch.allclose(scores[1, 1, 2, 3], scores[3, 2, 4, 4])  # a function of the offset
+    assert starts.sine_embedding((2, 3), 38)[:, 36:].abs().max() == 0
+    model = deit()
+    kept = {name: value.clone() for name, value in model.state_dict().items() if name != "pos_embed"}
+    starts.sinusoidal(model)
+    assert torch.allclose(model.pos_embed[0].double(), P, atol=1e-6) and model.pos_embed.requires_grad
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in kept.items())
+
+
+def test_mimetic_products_are_near_the_identity_and_its_negative():
+    torch.manual_seed(0)
+    model = deit(heads=1)  # one head: no rank is cut
+    starts.mimetic(model)
+    eye, draws = torch.eye(36), []
+    for block in model.blocks:
+        (qk,), vo = products(block.attn)
+        for product, scale, sign in ((qk, 0.7, 1), (vo, 0.4, -1)):
+            Z = product / scale - sign * eye
+            assert Z.std() * 6 == pytest.approx(1, abs=0.1) and abs(Z.diagonal().mean()) < 0.1
+            draws.append(Z)
+    assert all((a - b).abs().max() > 0.1 for i, a in enumerate(draws) for b in draws[:i])
+
+
+def test_mimetic_heads_are_cut_at_their_width():
+    torch.manual_seed(0)
+    model = deit()
+    starts.mimetic(model)
+    heads, vo = products(model.blocks[0].attn)
+    assert (torch.linalg.matrix_rank(heads, rtol=1e-4) == 4).all()
+    assert torch.linalg.matrix_rank(vo, rtol=1e-6) > 30  # values and projection belong to the whole layer
+
+
+def test_each_half_of_the_mimetic_start_leaves_the_other_as_it_was():
+    parts = {}
+    for name in ("sinusoidal", "mimetic", "mimetic, queries and keys alone", "mimetic, values alone"):
+        torch.manual_seed(0)
+        model = deit()
+        starts.STARTS[name](model)
+        parts[name] = products(model.blocks[0].attn)
+    before, whole, queries, values = parts.values()
+    assert torch.equal(queries[1], before[1]) and torch.equal(values[0], before[0])
+    for half, which in ((queries, 0), (values, 1)):
+        size = half[which].norm().item()
+        assert size == pytest.approx(whole[which].norm().item(), rel=0.1) and size > 5 * before[which].norm().item()
+
+
+def test_structured_heads_look_at_their_offset_where_tokens_are_positions():
+    torch.manual_seed(0)
+    model = deit(heads=6)
+    starts.structured(model)
+    P = F.layer_norm(starts.sine_embedding((7, 7), 36), (36,))
+    looked_at = set()
+    for block in model.blocks:
+        heads, _ = products(block.attn)
+        for qk in heads:
+            attention = (P @ qk @ P.T / block.attn.head_dim**0.5).softmax(1)[24].reshape(7, 7)  # the middle query
+            row, column = divmod(attention.argmax().item(), 7)
+            assert abs(row - 3) <= 1 and abs(column - 3) <= 1 and attention.max() > 0.2
+            looked_at.add((row, column))
+    assert len(looked_at) > 3
+    tokens = model.patch_embed(torch.randn(20, 1, 28, 28)) + model.pos_embed
+    weights = model.blocks[0].attn.weights(model.blocks[0].norm1(tokens))
+    distance = attention_distance(weights, (7, 7))[0]
+    assert distance.max() < 0.75 * uniform_nonlocality((7, 7))  # with real tokens as well
+
+
+def test_an_impulse_looks_at_one_patch_and_at_the_nearest_beyond_the_border():
+    H = starts.impulse((2, 3), 1, -1)  # a column to the right, a row up
+    assert H.argmax(1).tolist() == [1, 2, 2, 1, 2, 2] and torch.equal(H.sum(1), torch.ones(6).double())
+
+
+@pytest.mark.parametrize("start", starts.STARTS.values(), ids=starts.STARTS)
+def test_a_start_is_for_a_deit_and_comes_from_torchs_random_state(start):
+    with pytest.raises(ValueError, match="for a DeiT; build the model with local_up_to_layer=0"):
+        start(create_model("convit_mini_28", 0, embed_dim=36, depth=2, local_up_to_layer=1))
+    found = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = deit()
+        start(model)
+        found.append(torch.cat([value.flatten() for value in model.state_dict().values()]))
+    assert torch.equal(found[0], found[1]) and found[0].isfinite().all()
+    assert torch.equal(found[0], found[2]) == (start is starts.sinusoidal)
+
+
+# --- the experiments
+
+SETTINGS = experiments.Settings(
+    {"ConViT": 1e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 4e-3, "CNN": 8e-3}, "DeiT, equal heads"
+)
+
+
+def configs(name, scale="laptop"):
+    return [(cell.label, cell.config) for cell in experiments.grid(name, experiments.SCALES[scale], SETTINGS)]
+
+
+def test_the_arms_start_from_one_cnn_and_have_as_many_steps():
+    found = {label["arm"]: config for label, config in configs("recast")}
+    cnn, scratch = found.pop("CNN, trained on"), found.pop("ConViT")
+    first, then = experiments.LAPTOP.recast_steps
+    assert list(found) == [f"recast, gates from {gate:g}" for gate in experiments.RECAST_GATES]
+    for gate, config in zip(experiments.RECAST_GATES, found.values(), strict=True):
+        assert config["start"] == cnn["start"] and config["recast"] == {"strength": 8.0, "gate": gate}
+        assert config["recipe"]["steps"] + config["start"]["recipe"]["steps"] == scratch["recipe"]["steps"]
+        assert config["model"] == scratch["model"] | {"locality_strength": 8.0}
+    assert cnn["model"] == cnn["start"]["model"] and cnn["recipe"]["steps"] == then
+    assert cnn["start"]["recipe"]["steps"] == first and "start" not in scratch
+
+
+def test_a_run_records_what_the_recast_and_the_gates_cost():
+    found = {label["arm"]: config for label, config in configs("recast", "laptop-rehearsal")}
+    results = {arm: worker.perform(found[arm], 0, "cpu", None, None)["result"] for arm in list(found)[:3]}
+    free = results["recast, gates from 0.73"]
+    assert free["start"] == results["CNN, trained on"]["start"] == pytest.approx(free["recast"], abs=1)
+    assert 0 <= free["gates lowered"] <= 100 and "start" not in results["ConViT"]
+    assert free["parameters"] == results["ConViT"]["parameters"] > results["CNN, trained on"]["parameters"]
+
+
+def test_a_recast_model_is_the_one_of_its_configuration():
+    config = dict(configs("recast")[2][1])
+    cnn = experiments.build(config["start"], 0)
+    assert recast(cnn, **config["recast"], seed=0).config == experiments.build(config, 0).config
+
+
+def test_training_on_does_not_change_the_model_that_others_start_from():
+    found = {label["arm"]: config for label, config in configs("recast", "laptop-rehearsal")}
+    first, again = (worker.perform(found["recast, gates from 0.95"], 1, "cpu", None, None) for _ in range(2))
+    assert first["result"] == again["result"] and first["history"] == again["history"]
+
+
+def test_the_starts_differ_in_the_initial_weights_and_the_searched_rate():
+    found = {label["start"]: config for label, config in configs("starts")}
+    rows = {label["row"]: config for label, config in configs("ablation") if label["fraction"] == 0.1}
+    assert (found["ConViT"], found["DeiT"]) == (rows["a"], rows["e"])
+    halves = dict.fromkeys([name for name in starts.STARTS if "," in name], experiments.STARTS_CHOSEN["mimetic"])
+    rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN | halves
+    assert set(rates) == set(starts.STARTS)
+    for name, rate in rates.items():
+        recipe = found["DeiT"]["recipe"] | {"lr": rate}
+        assert found[name] == found["DeiT"] | {"recipe": recipe, "initial": name}
+
+
+def test_the_constants_of_the_starts_belong_to_the_records():
+    """A configuration names a start and not its constants: whoever changes one must record again."""
+    defaults = {name: list(signature(start).parameters.values())[1:] for name, start in starts.STARTS.items()}
+    constants = {name: [parameter.default for parameter in found] for name, found in defaults.items()}
+    assert constants == {
+        "sinusoidal": [], "mimetic": [0.7, 0.4], "structured": [60.0],
+        "mimetic, queries and keys alone": [0.7, None], "mimetic, values alone": [None, 0.4],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "chosen", "rates"),
+    [
+        ("search_recast", experiments.RECAST_CHOSEN, experiments.RECAST_RATES),
+        ("search_starts", experiments.STARTS_CHOSEN, experiments.STARTS_RATES),
+    ],
+)
+def test_the_rates_in_use_are_what_the_recorded_search_chose(name, chosen, rates):
+    table = experiments.scores(records.read(records.path_of(records.shipped(), "laptop", name)))
+    assert {arm: tuple(by_rate) for arm, by_rate in table.items()} == dict.fromkeys(chosen, rates)
+    assert {arm: max(by_rate, key=by_rate.get) for arm, by_rate in table.items()} == chosen
+    assert all(config["held_out"] for _, config in configs(name))
