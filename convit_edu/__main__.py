@@ -6,7 +6,8 @@ from pathlib import Path
 from statistics import mean
 
 from . import create_model, data, report
-from .experiments import NAMES, SCALES
+from .experiments import NAMES
+from .scales import SCALES
 from .train import Recipe, train
 
 OUT = Path("convit_records")  # where the reader stands, never the installed package

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import claims, report
-from .experiments import SCALES
 from .report import Table
+from .scales import SCALES
 
 CHAPTERS = {
     "06": "06-fast-gpsa", "08": "08-sample-efficiency", "09": "09-looking-inside", "10": "10-ablations",

@@ -12,7 +12,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from . import records
-from .experiments import NAMES, SCALES, Grid, scores
+from .experiments import NAMES, Grid, scores
+from .scales import SCALES
 
 # --- statistics
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 
 from . import records
-from .experiments import LEARNING_RATES, SCALES, Cell, Scale, Settings, check_name, choose, grid
+from .experiments import LEARNING_RATES, Cell, Settings, check_name, choose, grid
+from .scales import SCALES, Scale
 from .train import pick_device, progress
 from .worker import dataset, perform, start_worker
 

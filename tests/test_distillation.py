@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from convit_edu import create_model, data, experiments, runner, worker
 from convit_edu.cnn import create_cnn
 from convit_edu.distil import checksum, distilled, hard_distillation_loss, predictions
+from convit_edu.scales import SCALES
 from convit_edu.train import Recipe, Run, train
 
 RECIPE = Recipe(steps=3, batch_size=8, warmup_steps=1, evaluations=1)
@@ -102,7 +103,7 @@ RATES = {"ConViT": 1e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 4e-3, "CN
 
 def cells(name, scale):
     settings = experiments.Settings(RATES, "DeiT, equal heads")
-    return {json.dumps(cell.label): cell.config for cell in experiments.grid(name, experiments.SCALES[scale], settings)}
+    return {json.dumps(cell.label): cell.config for cell in experiments.grid(name, SCALES[scale], settings)}
 
 
 def test_the_arms_differ_in_the_teacher_alone_and_share_the_other_runs():

@@ -9,11 +9,12 @@ import torch
 
 from convit_edu import data, experiments, records, runner
 from convit_edu.attention import GPSA, SelfAttention
-from convit_edu.experiments import GPU, LAPTOP, LEARNING_RATES, NAMES, SCALES, SEARCH_SEEDS, Settings, build, grid
+from convit_edu.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, build, grid
 from convit_edu.locality import gates, gpsa_layers
 from convit_edu.model import VisionTransformer
 from convit_edu.positions import kernel_centres
 from convit_edu.recast import PatchCNN
+from convit_edu.scales import GPU, LAPTOP, SCALES
 from convit_edu.train import Recipe, train
 
 RATES = {"ConViT": 1e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 4e-3, "CNN": 8e-3}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from convit_edu import GPSA, data, experiments, interact, packing, records, report, stills, worker
 from convit_edu.positions import positional_scores
+from convit_edu.scales import SCALES
 
 SVG = "http://www.w3.org/2000/svg"
 random = np.random.default_rng(0)
@@ -267,7 +268,7 @@ def test_the_recorded_attention_is_that_of_the_shipped_checkpoints():
 
 
 def rehearsal():
-    scale = experiments.SCALES["laptop-rehearsal"]
+    scale = SCALES["laptop-rehearsal"]
     settings = experiments.choose(records.read(records.path_of(records.shipped(), "laptop", "search")), scale)
     return experiments.grid("checkpoints", scale, settings)
 

@@ -21,6 +21,7 @@ from convit_edu.recast import (
     set_gates,
     taps_of,
 )
+from convit_edu.scales import LAPTOP, SCALES
 
 SMALL = dict(img_size=20, patch_size=4, embed_dim=18, depth=2, num_classes=5)
 
@@ -311,13 +312,13 @@ SETTINGS = experiments.Settings(
 
 
 def configs(name, scale="laptop"):
-    return [(cell.label, cell.config) for cell in experiments.grid(name, experiments.SCALES[scale], SETTINGS)]
+    return [(cell.label, cell.config) for cell in experiments.grid(name, SCALES[scale], SETTINGS)]
 
 
 def test_the_arms_start_from_one_cnn_and_have_as_many_steps():
     found = {label["arm"]: config for label, config in configs("recast")}
     cnn, scratch = found.pop("CNN, trained on"), found.pop("ConViT")
-    first, then = experiments.LAPTOP.recast_steps
+    first, then = LAPTOP.recast_steps
     assert list(found) == [f"recast, gates from {gate:g}" for gate in experiments.RECAST_GATES]
     for gate, config in zip(experiments.RECAST_GATES, found.values(), strict=True):
         assert config["start"] == cnn["start"] and config["recast"] == {"strength": 8.0, "gate": gate}

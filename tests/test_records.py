@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from convit_edu import create_model, data, records
-from convit_edu.experiments import LAPTOP, NAMES, SCALES, choose, grid
+from convit_edu.experiments import NAMES, choose, grid
 from convit_edu.records import RecordError
+from convit_edu.scales import LAPTOP, SCALES
 from convit_edu.train import evaluate
 
 CONFIG = {"data": "fashion_mnist_5k", "recipe": {"lr": 1e-3, "steps": 4}}

@@ -20,8 +20,9 @@ import torch
 
 from convit_edu import records, runner
 from convit_edu.__main__ import OUT, _parser, main
-from convit_edu.experiments import SCALES, grid
+from convit_edu.experiments import grid
 from convit_edu.runner import Campaign
+from convit_edu.scales import SCALES
 
 REHEARSAL = SCALES["laptop-rehearsal"]
 

@@ -1,0 +1,119 @@
+"""How large the recorded experiments are: a laptop, one GPU, and a rehearsal of each in a few steps."""
+
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the experiments are.
+
+    Attributes:
+        data: the data set (see `data.load`).
+        model, changes: a named configuration and what differs from it.
+        few_heads: the other head count at which DeiT is tried.
+        sizes: changes for the three sizes of `size`, with `few_heads` of each.
+        batch_size, steps, long_steps: images in a step; steps of the short and of the long budget.
+        fractions, long_fractions: shares of the training images at each budget.
+        search_fraction, ablation_fractions, grid_fraction: shares used by these experiments.
+        grid_layers: numbers of GPSA layers in `locality_grid`.
+        recipe: what else differs from the default recipe.
+        cnn_width: width of the convolutional reference.
+        recast, recast_steps: the network of `recast`; steps as a CNN, and steps after that.
+        seeds: how many.
+        job_memory: bytes of the machine's memory that one run needs.
+        larger: the scale for larger images, on which `dynamics` is run too.
+        test_images: how many test images are used; 0 is all.
+    """
+
+    name: str
+    data: str
+    model: str
+    changes: dict
+    few_heads: int
+    sizes: dict[str, dict]
+    batch_size: int
+    steps: int
+    long_steps: int
+    fractions: tuple[float, ...]
+    long_fractions: tuple[float, ...]
+    search_fraction: float
+    ablation_fractions: tuple[float, ...]
+    grid_fraction: float
+    grid_layers: tuple[int, ...]
+    cnn_width: int
+    recast: dict
+    recast_steps: tuple[int, int]
+    recipe: dict = field(default_factory=dict)
+    seeds: int = 5
+    job_memory: float = 1.0e9
+    larger: "Scale | None" = None
+    test_images: int = 0
+
+
+LAPTOP = Scale(
+    name="laptop",
+    data="fashion_mnist_5k",
+    model="convit_mini_28",
+    changes=dict(embed_dim=54, depth=4, local_up_to_layer=3),
+    few_heads=3,
+    sizes={
+        "small": dict(embed_dim=36, num_heads=4, few_heads=2),
+        "medium": dict(embed_dim=54, num_heads=9, few_heads=3),
+        "large": dict(embed_dim=80, num_heads=16, few_heads=5),
+    },
+    batch_size=32,
+    steps=300,
+    long_steps=1200,
+    fractions=(0.05, 0.2, 1.0),
+    long_fractions=(0.05, 1.0),
+    search_fraction=0.2,
+    ablation_fractions=(0.1, 1.0),
+    grid_fraction=0.2,
+    grid_layers=(1, 4),
+    cnn_width=16,
+    recast=dict(embed_dim=27, depth=3),
+    recast_steps=(300, 300),
+)
+GPU = Scale(
+    name="gpu",
+    data="cifar100",
+    model="convit_mini_32",
+    changes={},
+    few_heads=6,
+    sizes={
+        "small": dict(embed_dim=96, num_heads=4, few_heads=3),
+        "medium": dict(embed_dim=216, num_heads=9, few_heads=6),
+        "large": dict(embed_dim=384, num_heads=16, few_heads=8),
+    },
+    batch_size=512,
+    steps=8000,  # 4.1 million images
+    long_steps=8000,
+    fractions=(),
+    long_fractions=(0.05, 0.2, 1.0),
+    search_fraction=0.2,
+    ablation_fractions=(0.1, 1.0),
+    grid_fraction=0.2,
+    grid_layers=(1, 3, 5, 7),
+    cnn_width=48,
+    recast=dict(embed_dim=108, depth=6),
+    recast_steps=(4000, 4000),
+    recipe=dict(crop_padding=4, precision="bfloat16"),
+    seeds=3,
+    job_memory=4.0e9,
+)
+GPU = replace(
+    GPU, larger=replace(GPU, data="imagenette", model="convit_mini_64", changes=dict(img_size=96), batch_size=256)
+)
+
+
+def rehearsal(scale: Scale) -> Scale:
+    """Every run of a scale in four steps or fewer: to see that all of it works before time is spent on it."""
+    recipe = scale.recipe | dict(evaluations=1, precision="float32")
+    larger = scale.larger and rehearsal(scale.larger)
+    return replace(
+        scale, name=f"{scale.name}-rehearsal", steps=2, long_steps=2 if scale.steps == scale.long_steps else 4,
+        recast_steps=(2, 2), batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
+    )  # fmt: skip
+
+
+SCALES = {scale.name: scale for scale in (LAPTOP, GPU, rehearsal(LAPTOP), rehearsal(GPU))}
