@@ -11,10 +11,9 @@ from . import claims, report
 from .report import Table
 from .scales import SCALES
 
-CHAPTERS = {
-    "06": "06-fast-gpsa", "08": "08-sample-efficiency", "09": "09-looking-inside", "10": "10-ablations",
-    "11": "11-distillation", "12": "12-from-cnn-to-convit",
-}  # fmt: skip
+# Chapters, as their files are called.
+FAST, SAMPLES, INSIDE = "06-fast-gpsa", "08-sample-efficiency", "09-looking-inside"
+ABLATIONS, TEACHER, RECAST = "10-ablations", "11-distillation", "12-from-cnn-to-convit"
 
 
 @dataclass(frozen=True)
@@ -39,33 +38,33 @@ class Source:
 NOT_THEIRS = "not in the paper"
 
 PAPER: dict[str, Source] = {
-    "C1": Source("Table 1", "+0.8, +3.2, +5.0 points (Ti+, S+, B+)", "08",
+    "C1": Source("Table 1", "+0.8, +3.2, +5.0 points (Ti+, S+, B+)", SAMPLES,
                  {"small": 0.8, "medium": 3.2, "large": 5.0}),
-    "C2": Source("Table 2", "5 %: +13.0, 10 %: +11.6, 30 %: +7.6, 50 %: +3.6 points", "08",
+    "C2": Source("Table 2", "5 %: +13.0, 10 %: +11.6, 30 %: +7.6, 50 %: +3.6 points", SAMPLES,
                  {"5 %": 13.0, "10 %": 11.6, "30 %": 7.6, "50 %": 3.6}),
-    "C3": Source("Table 2", "+13.0 points at 5 %, +1.5 at 100 %: +11.5", "08", {"5 %": 11.5}),
-    "C4": Source("Figure 8b", "+16 points after 20 epochs, +5 after 295, read off: +11", "08", {"first": 11.0}),
-    "C5": Source("Table 3, d - e", "+6.8 points at 10 %, +2.5 at 100 %", "10", {", 10 %": 6.8, ", 100 %": 2.5}),
-    "C6": Source("Table 3, b - d and c - d", "+2.8 and +2.3 points at 10 %", "10", {"b - d": 2.8, "c - d": 2.3}),
-    "C7": Source("Table 3, f - e and f - g", "+6.5 and +9.5 points at 10 %", "10", {"f - e": 6.5, "f - g": 9.5}),
-    "C8": Source("Figure 8a", "+1.6 points (strength 1 - 0.01), +2.6 (9 - 3 layers), read off", "10",
+    "C3": Source("Table 2", "+13.0 points at 5 %, +1.5 at 100 %: +11.5", SAMPLES, {"5 %": 11.5}),
+    "C4": Source("Figure 8b", "+16 points after 20 epochs, +5 after 295, read off: +11", SAMPLES, {"first": 11.0}),
+    "C5": Source("Table 3, d - e", "+6.8 points at 10 %, +2.5 at 100 %", ABLATIONS, {", 10 %": 6.8, ", 100 %": 2.5}),
+    "C6": Source("Table 3, b - d and c - d", "+2.8 and +2.3 points at 10 %", ABLATIONS, {"b - d": 2.8, "c - d": 2.3}),
+    "C7": Source("Table 3, f - e and f - g", "+6.5 and +9.5 points at 10 %", ABLATIONS, {"f - e": 6.5, "f - g": 9.5}),
+    "C8": Source("Figure 8a", "+1.6 points (strength 1 - 0.01), +2.6 (9 - 3 layers), read off", ABLATIONS,
                  {"strength": 1.6, "GPSA layers": 2.6}),
-    "C9": Source("Figure 9", "curves: ahead early, overtaken late", "10"),
-    "C10": Source("Figure 5", "curves: local at the start, less local later, below DeiT at the end", "09"),
-    "C11": Source("Figure 6", "curves: about 0 in layers 6 to 10, some heads of layers 1 to 5 high", "09"),
-    "C12": Source("Table 5", "DeiT loses 33.9 points, ConViT 6.0: +27.9", "09", {"loss of DeiT": 27.9}),
-    "C13": Source("Table 6, 10 layers", "46.8 - 1.3 % left: +45.5 points", "09", {"position masked": 45.5}),
+    "C9": Source("Figure 9", "curves: ahead early, overtaken late", ABLATIONS),
+    "C10": Source("Figure 5", "curves: local at the start, less local later, below DeiT at the end", INSIDE),
+    "C11": Source("Figure 6", "curves: about 0 in layers 6 to 10, some heads of layers 1 to 5 high", INSIDE),
+    "C12": Source("Table 5", "DeiT loses 33.9 points, ConViT 6.0: +27.9", INSIDE, {"loss of DeiT": 27.9}),
+    "C13": Source("Table 6, 10 layers", "46.8 - 1.3 % left: +45.5 points", INSIDE, {"position masked": 45.5}),
     "C14": Source("Table 4, Figure 10", "DeiT-S +1.1 points, ConViT-S+ +0.7: +0.4; curves: distilled DeiT more local",
-                  "11", {"gain of ConViT": 0.4}),
-    "C15": Source("Table 1", "DeiT's images/s are 1.96 (Ti), 1.92 (S), 1.33 (B) times ConViT's", "06"),
-    "N1": Source(NOT_THEIRS, "its Table 3 changes both at once", "10"),
-    "N2": Source(NOT_THEIRS, "its d - e changes the token's place too", "10"),
-    "N3": Source(NOT_THEIRS, "Eq. 8 and the released code differ", "09"),
-    "N4": Source(NOT_THEIRS, "a later paper: least mean distance 0.316 without CutMix, 0.008 with", "09"),
-    "N5": Source(NOT_THEIRS, "a later paper of theirs (T-CNN): +2.2 points for a ResNet50-RS", "12"),
-    "N6": Source(NOT_THEIRS, "the later paper: better than the hybrid from scratch, in less time", "12"),
-    "N7": Source(NOT_THEIRS, "two later papers: each better than the usual start on small data", "12"),
-    "N8": Source(NOT_THEIRS, "no paper that compares the three is known to us", "12"),
+                  TEACHER, {"gain of ConViT": 0.4}),
+    "C15": Source("Table 1", "DeiT's images/s are 1.96 (Ti), 1.92 (S), 1.33 (B) times ConViT's", FAST),
+    "N1": Source(NOT_THEIRS, "its Table 3 changes both at once", ABLATIONS),
+    "N2": Source(NOT_THEIRS, "its d - e changes the token's place too", ABLATIONS),
+    "N3": Source(NOT_THEIRS, "Eq. 8 and the released code differ", INSIDE),
+    "N4": Source(NOT_THEIRS, "a later paper: least mean distance 0.316 without CutMix, 0.008 with", INSIDE),
+    "N5": Source(NOT_THEIRS, "a later paper of theirs (T-CNN): +2.2 points for a ResNet50-RS", RECAST),
+    "N6": Source(NOT_THEIRS, "the later paper: better than the hybrid from scratch, in less time", RECAST),
+    "N7": Source(NOT_THEIRS, "two later papers: each better than the usual start on small data", RECAST),
+    "N8": Source(NOT_THEIRS, "no paper that compares the three is known to us", RECAST),
 }  # fmt: skip
 
 SPEED = "ConViT trains at half DeiT's speed (paper); it need not"
@@ -89,7 +88,7 @@ def card(folder: str | Path | None = None) -> Table:
     rows = []
     for name, source in PAPER.items():
         statement = claims.CLAIMS[name].statement if name in claims.CLAIMS else SPEED
-        link = f"[{name}]({CHAPTERS[source.chapter]}.ipynb)" if source.chapter else name
+        link = f"[{name}]({source.chapter}.ipynb)"
         ours = [_speed(folder)] * len(recorded) if name == "C15" else [
             _measured(found.get(name, [])) for found in recorded.values()
         ]  # fmt: skip

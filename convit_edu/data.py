@@ -6,6 +6,7 @@ Shapes: M images in a set, K classes, B images in a batch, C channels, h x w pix
 import hashlib
 import math
 import operator
+import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -73,9 +74,7 @@ class Dataset:
 
     def normalize(self, images, dtype=torch.float32):
         """(B, C, h, w) uint8 -> (x/255 - mean)/std in `dtype`, on the device of `images`."""
-        work = torch.promote_types(dtype, torch.float32)  # half precision only after the arithmetic
-        mean, std = (value.to(images.device, work)[:, None, None] for value in (self.mean, self.std))
-        return ((images.to(work) / 255 - mean) / std).to(dtype)  # mean and std (C, 1, 1)
+        return normalize(images, self.mean, self.std, dtype)
 
     def subset(self, size=None, fraction=None, seed=0):
         """Fewer training images, the same test images: class-balanced, chosen by `seed`, and nested.
@@ -126,6 +125,13 @@ class Dataset:
     def _take(self, index):
         index = index.to(self.train_labels.device)
         return replace(self, train_images=self.train_images[index], train_labels=self.train_labels[index])
+
+
+def normalize(images, mean, std, dtype=torch.float32):
+    """(B, C, h, w) uint8 -> (x/255 - mean)/std in `dtype`, with any mean and std (C,) of pixels in 0..1."""
+    work = torch.promote_types(dtype, torch.float32)  # half precision only after the arithmetic
+    mean, std = (value.to(images.device, work)[:, None, None] for value in (mean, std))
+    return ((images.to(work) / 255 - mean) / std).to(dtype)  # mean and std (C, 1, 1)
 
 
 def seeded(seed, stream, index=0):
@@ -321,26 +327,48 @@ def _embedded():
     return data
 
 
+def class_files(root, splits=("train", "val")):
+    """The image files of an image folder: {split: {class: names below root/split}}, in alphabetical order.
+
+    Only what is in `splits` is looked at. Raises FileNotFoundError where it is missing, ValueError for a class
+    without images and for classes that differ, naming them.
+    """
+    missing = [split for split in splits if not (root / split).is_dir()]
+    if missing:
+        raise FileNotFoundError(
+            f"{root} must hold {' and '.join(f'{split}/' for split in splits)}, each with one sub-folder of images a "
+            f"class; there is no {' and no '.join(missing)} in it."
+        )
+    found = {split: _classes(root / split) for split in splits}
+    first, last = found[splits[0]], found[splits[-1]]
+    odd = sorted(first.keys() ^ last.keys())
+    if odd or not first:
+        words = f"{', '.join(odd[:5])}{' and others' * (len(odd) > 5)} in one only" if odd else "there is none"
+        raise ValueError(f"train/ and val/ of {root} must have the same class folders: {words}.")
+    return found
+
+
+def _classes(folder):
+    """Class -> its image files, below `folder`, sorted. ImageNet has a million: no Path for each."""
+    classes = {}
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if not entry.is_dir() or entry.name.startswith("."):
+            continue
+        files = [os.path.join(place, name) for place, _, names in os.walk(entry.path) for name in names]
+        files = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
+        if not files:
+            raise ValueError(f"{entry.path} holds no image; put one there, or remove the class from train/ and val/.")
+        classes[entry.name] = sorted(os.path.relpath(file, folder) for file in files)
+    return classes
+
+
 def _folder(root, size):
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"folder needs size=..., the side in pixels to bring every image to, not {size!r}.")
-    files = {}  # split -> class -> paths
-    for split in ("train", "val"):
-        if not (root / split).is_dir():
-            raise FileNotFoundError(f"folder: {root / split} is missing; {root} must hold train/ and val/, "
-                                    "each with one sub-folder of images a class.")
-        classes = sorted(path for path in (root / split).iterdir() if path.is_dir() and path.name[0] != ".")
-        files[split] = {path.name: [file for file in sorted(path.rglob("*"))
-                                    if file.suffix.lower() in IMAGE_SUFFIXES] for path in classes}
-        for path in classes:
-            if not files[split][path.name]:
-                raise ValueError(f"folder: {path} holds no image; put one there, or remove the class.")
-    if not files["train"] or files["train"].keys() != files["val"].keys():
-        odd = ", ".join(sorted(files["train"].keys() ^ files["val"].keys())) or "there is none"
-        raise ValueError(f"folder: train/ and val/ of {root} must have the same class folders; odd: {odd}.")
+    files = class_files(root)
     tensors = []
-    for by_class in files.values():
-        paths = [path for found in by_class.values() for path in found]
+    for split, by_class in files.items():
+        paths = [root / split / name for found in by_class.values() for name in found]
         labels = [label for label, found in enumerate(by_class.values()) for _ in found]
         images = np.empty((len(paths), 3, size, size), np.uint8)
         with ThreadPoolExecutor() as pool:  # decoding and resizing release Python's lock

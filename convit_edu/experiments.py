@@ -17,7 +17,7 @@ from torch import nn
 from .cnn import CNN, create_cnn
 from .locality import gpsa_layers
 from .model import CONFIGS, VisionTransformer
-from .recast import PatchCNN, WideConViT
+from .recast import POSITION_ONLY, PatchCNN, WideConViT
 from .scales import Scale
 from .starts import STARTS
 from .train import Recipe
@@ -360,7 +360,7 @@ def build(config: dict, seed: int) -> nn.Module:
     if freeze := config.get("freeze"):
         for layer in gpsa_layers(model):
             # Rows f and g of Table 3 are position only; the other rows without gating mix half and half.
-            layer.gating_param.data.fill_(1000.0 if freeze == "attention" else 0.0)
+            layer.gating_param.data.fill_(POSITION_ONLY if freeze == "attention" else 0.0)
             for parameter in layer.parameters() if freeze == "attention" else [layer.gating_param]:
                 parameter.requires_grad_(False)
     return model

@@ -16,8 +16,10 @@ from functools import lru_cache
 from importlib import resources
 
 import numpy as np
+import torch
 
 from .packing import as_text, pack, unpack
+from .positions import axis_attention
 from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
 
 HEADS = (1, 4, 9, 16)
@@ -75,19 +77,12 @@ def _source(name: str) -> str:
 def positional_attention(v_pos: Sequence[float], grid: tuple[int, int], query: int) -> np.ndarray:
     """The positional attention of one query patch (Eq 5 after the softmax): (G_h * G_w,), float64.
 
-    `v_pos` = (w_x, w_y, w_d) weighs dx, dy and dx² + dy². The softmax over the grid is that over its rows times that
-    over its columns.
+    `v_pos` = (w_x, w_y, w_d) weighs dx, dy and dx² + dy².
     """
-    w_x, w_y, w_d = (float(w) for w in v_pos)
-
-    def axis(w: float, size: int, at: int) -> np.ndarray:  # (size,)
-        delta = np.arange(size) - at
-        scores = w * delta + w_d * delta**2
-        powers = np.exp(scores - scores.max())
-        return powers / powers.sum()
-
+    v_pos = torch.as_tensor(v_pos, dtype=torch.float64)[None]  # (1, 3): one head
+    rows, columns = axis_attention(v_pos, torch.zeros(1).double(), grid)  # (1, G_h, G_h), (1, G_w, G_w)
     row, column = divmod(query, grid[1])
-    return np.outer(axis(w_y, grid[0], row), axis(w_x, grid[1], column)).ravel()
+    return torch.outer(rows[0, row], columns[0, column]).flatten().numpy()
 
 
 def gaussian(strength: float, centre: Sequence[float]) -> tuple[float, float, float]:

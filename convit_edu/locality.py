@@ -60,6 +60,19 @@ def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def attention_on(model: VisionTransformer, images: Tensor) -> list[Tensor]:
+    """The attention (B, H, N, N) of every layer on its true input, for normalised images (B, C, h, w).
+
+    The model is left in the mode it was in.
+    """
+    training = model.training
+    model.eval()(images, trace := {})
+    found = [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
+    model.train(training)
+    return found
+
+
+@torch.no_grad()
 def nonlocality(
     model: VisionTransformer, images: Tensor, batch_size: int = 64, shortcut: bool = False
 ) -> NonLocality:
@@ -74,13 +87,11 @@ def nonlocality(
     model.eval()
     sums = 0
     for batch in images.split(batch_size):
-        trace: dict[str, Tensor] = {}
         if shortcut:
             raw = model.patch_embed(batch)  # (B, N, D)
             weights = [block.attn.weights(raw, model.grid) for block in model.blocks]
         else:
-            model(batch, trace)
-            weights = [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
+            weights = attention_on(model, batch)
         layers = [torch.stack(attention_distance(each, model.grid)) for each in weights]
         sums = sums + torch.stack(layers, dim=1).cpu().double() * len(batch)  # (2, L, H)
     model.train(training)

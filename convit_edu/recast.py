@@ -220,10 +220,3 @@ def multiply_adds(model: PatchCNN | VisionTransformer) -> int:
         if isinstance(layer, GPSA):
             total += N * (G_h + G_w) * wide  # positional attention by its two factors
     return total
-
-
-def error(a: nn.Module, b: nn.Module, images: Tensor) -> float:
-    """The largest difference of two models' logits on images, over the largest logit of the first."""
-    with torch.no_grad():
-        one, other = a(images), b(images)
-    return ((one - other).abs().max() / one.abs().max()).item()

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from . import plots
-from .data import Dataset
+from .data import Dataset, normalize
 from .locality import gates, gates_at, gpsa_layers
 from .model import VisionTransformer
 from .train import progress_shown
@@ -115,7 +115,6 @@ def gate_lab(model: VisionTransformer, images: Tensor, labels: Tensor, pieces: i
         control.observe(moved, "value")
     said.value = "Untick a layer and move its gate."
     lab = ipywidgets.VBox([*(ipywidgets.HBox(pair) for pair in zip(free, sliders)), said])
-    lab.newest = newest
     return lab
 
 
@@ -134,8 +133,9 @@ def picture_tensor(content: bytes, model: VisionTransformer, mean: Tensor, std: 
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError("That file is no picture that can be read; try a PNG or a JPEG.") from error
     picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(picture, dtype=np.float32) / 255).reshape(height, width, -1)
-    return np.asarray(picture), ((pixels - mean) / std).permute(2, 0, 1)[None]
+    shown = np.array(picture)
+    pixels = torch.from_numpy(shown).reshape(height, width, -1).permute(2, 0, 1)  # (C, h, w)
+    return shown, normalize(pixels[None], mean, std)
 
 
 def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
@@ -146,7 +146,7 @@ def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> i
     Args:
         model: a trained model, e.g. `records.checkpoint("convit")`, that was trained on `data`.
         data: its data set, for the normalisation.
-        picture: the first picture, normalised, (1, C, h, w).
+        picture: the first picture, (1, C, h, w) uint8.
     """
     state = {"model": model, "mean": data.mean, "std": data.std}
     upload = ipywidgets.FileUpload(accept="image/*", multiple=False, description="your picture")
@@ -217,10 +217,8 @@ def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> i
         control.observe(lambda _: newest.ask(), "value")
     upload.observe(uploaded, "value")
     fetch.on_click(fetched)
-    mean, std = (value.reshape(-1, 1, 1) for value in (state["mean"], state["std"]))
-    shown = (255 * (picture[0] * std + mean)).round().byte().permute(1, 2, 0).squeeze(-1).numpy()
     boxes = ipywidgets.HBox(choices, layout=ipywidgets.Layout(flex_flow="row wrap"))
     lab = ipywidgets.VBox([ipywidgets.HBox([upload, fetch]), boxes, canvas, said])
     lab.newest = newest
-    look(shown, picture)
+    look(picture[0].permute(1, 2, 0).squeeze(-1).numpy(), data.normalize(picture))
     return lab

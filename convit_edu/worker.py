@@ -20,7 +20,7 @@ from tqdm import tqdm
 from . import data, records
 from .distil import distilled, predictions
 from .experiments import build
-from .locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from .locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from .model import VisionTransformer
 from .packing import pack
 from .recast import recast
@@ -62,16 +62,6 @@ class WatchedRun(ProbedRun):
             self.history.measured.setdefault("attention", {})[self.step] = found
 
 
-@torch.no_grad()
-def attention_on(model: VisionTransformer, images: Tensor) -> list[Tensor]:
-    """The attention (B, H, N, N) of every layer on normalised images (B, C, h, w)."""
-    training = model.training
-    model.eval()(images, trace := {})
-    found = [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
-    model.train(training)
-    return found
-
-
 def probe_images(images: data.Dataset) -> Tensor:
     """Evenly chosen test images, normalised (B, C, h, w), on which non-locality is measured."""
     return images.normalize(images.test_images[:: max(1, len(images.test_images) // PROBE_IMAGES)])
@@ -110,15 +100,15 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
     probed = config.get("probe", False)
     run_type = (WatchedRun if "save" in config else ProbedRun) if probed else Run
     if "teacher" in config:
-        run_type = distilled(run_type, model_before(config["teacher"], seed, device, root)[0])
+        teacher, seconds = model_before(config["teacher"], seed, device, root)
+        run_type, earlier = distilled(run_type, teacher), earlier + seconds
     compiled = device.startswith("cuda")
     history = train(model, images, recipe, device, checkpoint, run_type=run_type, compile=compiled)
     attention = history.measured.pop("attention", {})  # bytes: in a file of its own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
     if "teacher" in config:
-        teacher, seconds = model_before(config["teacher"], seed, device, root)
-        result["teacher"], earlier = advice(model, teacher, images.to(pick_device(device))), earlier + seconds
+        result["teacher"] = advice(model, teacher, images.to(pick_device(device)))
     if probed:
         on_device = images.to(pick_device(device))
         result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}

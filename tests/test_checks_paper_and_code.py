@@ -3,8 +3,8 @@
 import copy
 import math
 
-import pytest
 import torch
+from verdicts import verdict_test
 
 from convit_edu import locality
 from convit_edu.checks import paper_and_code
@@ -147,14 +147,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "answer", "message"), [(name, *case) for name, pairs in CASES.items() for case in pairs]
-)
-def test_the_verdict(capsys, name, answer, message):
-    getattr(paper_and_code, f"check_{name}")(answer)
-    verdict = capsys.readouterr().out.strip()
-    assert message in verdict
-    assert verdict == "Correct." or verdict.startswith("Not yet: ")
+test_verdict = verdict_test(CASES)
 
 
 def test_the_specimens_are_what_they_are_called():

@@ -563,20 +563,20 @@ def test_folder_needs_a_size(folder, size):
 
 def test_folder_without_val_is_refused(folder):
     shutil.rmtree(folder / "val")
-    with pytest.raises(FileNotFoundError, match=r"val is missing; .* must hold train/"):
+    with pytest.raises(FileNotFoundError, match=r"must hold train/ and val/.* there is no val in it"):
         load("folder", root=folder, size=8)
 
 
 def test_folder_with_differing_classes_is_refused(folder):
     (folder / "val" / "dog").rename(folder / "val" / "wolf")
-    with pytest.raises(ValueError, match="same class folders; odd: dog, wolf"):
+    with pytest.raises(ValueError, match="same class folders: dog, wolf in one only"):
         load("folder", root=folder, size=8)
 
 
 def test_folder_without_classes_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "val").mkdir()
-    with pytest.raises(ValueError, match="same class folders; odd: there is none"):
+    with pytest.raises(ValueError, match="same class folders: there is none"):
         load("folder", root=tmp_path, size=8)
 
 

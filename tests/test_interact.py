@@ -16,7 +16,7 @@ import test_book
 import torch
 from PIL import Image
 
-from convit_edu import GPSA, data, experiments, interact, packing, records, report, stills, worker
+from convit_edu import GPSA, data, experiments, interact, locality, packing, records, report, stills, worker
 from convit_edu.positions import positional_scores
 from convit_edu.scales import SCALES
 
@@ -260,7 +260,7 @@ def test_the_recorded_attention_is_that_of_the_shipped_checkpoints():
         found, model = records.attention(arm), records.checkpoint(arm)
         assert found.picture == worker.PICTURE and list(found.steps) == [0, 600, 1200]
         image = fashion.normalize(fashion.test_images[found.picture : found.picture + 1])
-        for recorded, weights in zip(found.steps[1200], worker.attention_on(model, image), strict=True):
+        for recorded, weights in zip(found.steps[1200], locality.attention_on(model, image), strict=True):
             top = recorded.max(-1, keepdims=True)
             assert np.all(np.abs(recorded - weights[0].numpy()) <= top / 30 + 0.01)  # the weights are in float16
             assert np.all(np.abs(recorded.sum(-1) - 1) <= top[..., 0] / 30 * recorded.shape[-1])

@@ -9,12 +9,12 @@ import torch.nn.functional as F
 
 from convit_edu import create_model, experiments, records, starts, worker
 from convit_edu.locality import attention_distance, gates, gpsa_layers, uniform_nonlocality
+from convit_edu.parity import relative_difference
 from convit_edu.positions import kernel_centres
 from convit_edu.recast import (
     PatchCNN,
     WideConViT,
     WideGPSA,
-    error,
     factors,
     multiply_adds,
     recast,
@@ -22,6 +22,13 @@ from convit_edu.recast import (
     taps_of,
 )
 from convit_edu.scales import LAPTOP, SCALES
+
+
+@torch.no_grad()
+def error(a, b, images):
+    """The largest difference of the logits of b from those of a, over the largest of a's."""
+    return relative_difference(b(images), a(images))
+
 
 SMALL = dict(img_size=20, patch_size=4, embed_dim=18, depth=2, num_classes=5)
 

@@ -152,7 +152,7 @@ def test_what_is_no_picture_is_refused_in_one_sentence(trained, fashion, content
 
 
 def test_the_attention_lab_shows_the_models_attention_to_an_uploaded_picture(trained, fashion):
-    lab = widgets.attention_lab(trained, fashion, fashion.normalize(fashion.test_images[:1]))
+    lab = widgets.attention_lab(trained, fashion, fashion.test_images[:1])
     canvas, said = lab.children[2:]
     first = bytes(canvas.value)
     assert first.startswith(b"\x89PNG")
@@ -177,7 +177,7 @@ def test_without_a_network_the_recorded_model_stays(trained, fashion, monkeypatc
         raise OSError("no route to host")
 
     monkeypatch.setattr(parity, "from_timm", offline)
-    lab = widgets.attention_lab(trained, fashion, fashion.normalize(fashion.test_images[:1]))
+    lab = widgets.attention_lab(trained, fashion, fashion.test_images[:1])
     fetch, said = lab.children[0].children[1], lab.children[-1]
     fetch.click()
     assert "could not be fetched (OSError); the model trained here stays" in said.value
@@ -188,7 +188,7 @@ def test_fetched_weights_take_a_colour_picture(trained, fashion, monkeypatch):
     """A stand-in for the official model: of its shape, untrained."""
     wide = create_model("convit_tiny", 0, depth=2, local_up_to_layer=1, img_size=64)
     monkeypatch.setattr(parity, "from_timm", lambda name, pretrained: wide)
-    lab = widgets.attention_lab(trained, fashion, fashion.normalize(fashion.test_images[:1]))
+    lab = widgets.attention_lab(trained, fashion, fashion.test_images[:1])
     uploaded(lab, png((90, 60)))
     lab.children[0].children[1].click()
     layer, head, row, column = lab.children[1].children

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import IMAGE_SUFFIXES
+from ..data import class_files
 from ..parity import timm
 
 # `import timm` brings only some of its parts. Here a worker that is started afresh gets them too, and safely.
@@ -55,46 +55,16 @@ class ImageFolders:
         return hashlib.sha256(b"\0".join([*self.names.tolist(), self.labels.tobytes()])).hexdigest()
 
 
-SPLITS = ("train", "val")
-
-
-def scan(root: Path, fraction: float = 1.0, splits: tuple[str, ...] = SPLITS) -> tuple[ImageFolders, ...]:
+def scan(root: Path, fraction: float = 1.0, splits: tuple[str, ...] = ("train", "val")) -> tuple[ImageFolders, ...]:
     """The training and the validation files below `root`, classes and files in alphabetical order.
 
     Of the training files each class keeps the first int(fraction * n), as in the released code; at least one.
-    Only what is in `splits` is looked at. Raises FileNotFoundError where it is missing, ValueError for a fraction
-    outside (0, 1], for a class without images and for classes that differ, naming them.
+    Raises ValueError for a fraction outside (0, 1], and what `data.class_files` raises.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"--fraction is a share of each class's images, above 0 and at most 1, not {fraction:g}.")
-    missing = [split for split in splits if not (root / split).is_dir()]
-    if missing:
-        raise FileNotFoundError(
-            f"{root} must hold {' and '.join(f'{split}/' for split in splits)}, each with one sub-folder of images a "
-            "class; "
-            f"there is no {' and no '.join(missing)} in it."
-        )
-    found = {split: _classes(root / split) for split in splits}
-    first, last = found[splits[0]], found[splits[-1]]
-    odd = sorted(first.keys() ^ last.keys())
-    if odd or not first:
-        words = f"{', '.join(odd[:5])}{' and others' * (len(odd) > 5)} in one only" if odd else "there is none"
-        raise ValueError(f"train/ and val/ of {root} must have the same class folders: {words}.")
+    found = class_files(root, splits)
     return tuple(_split(root, split, found[split], fraction if split == "train" else 1.0) for split in splits)
-
-
-def _classes(folder: Path) -> dict[str, list[str]]:
-    """Class -> its image files, below `folder`, sorted."""
-    classes = {}
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if not entry.is_dir() or entry.name.startswith("."):
-            continue
-        files = [os.path.join(place, name) for place, _, names in os.walk(entry.path) for name in names]
-        files = [file for file in files if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES]
-        if not files:
-            raise ValueError(f"{entry.path} holds no image; put one there, or remove the class from train/ and val/.")
-        classes[entry.name] = sorted(os.path.relpath(file, folder) for file in files)
-    return classes
 
 
 def _split(root: Path, split: str, classes: dict[str, list[str]], fraction: float) -> ImageFolders:
