@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from statistics import mean
 
-from . import create_model, data, report
-from .experiments import NAMES
-from .scales import SCALES
+from . import create_model, data
+from .lab import report
+from .lab.experiments import NAMES
+from .lab.scales import SCALES
 from .train import Recipe, train
 
 OUT = Path("convit_records")  # where the reader stands, never the installed package
@@ -90,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from . import runner
+    from .lab import campaign
 
     names = list(NAMES) if options.names == ["all"] else options.names
-    failed = runner.run(
+    failed = campaign.run(
         names, options.scale, options.device, options.jobs, options.seeds, options.data, options.out
     )
     if failed:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import convit_edu.checks
+import convit_edu.book.checks
 
 ROOT = Path(__file__).parents[1]
 FIRST_CELL = runpy.run_path(str(ROOT / "book" / "_ext" / "launch.py"))["FIRST_CELL"].strip()
@@ -22,7 +22,7 @@ NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
 IGNORE, RAISES = "nbval-ignore-output", "raises-exception"
 FOLDING = {f"{verb}-{part}" for verb in ("hide", "remove") for part in ("cell", "input", "output")}
 TAGS = {IGNORE, RAISES, "full-width"} | FOLDING
-CHECKS = {name for name in vars(convit_edu.checks) if name.startswith("check_")}
+CHECKS = {name for name in vars(convit_edu.book.checks) if name.startswith("check_")}
 MAX_BYTES = 1_000_000
 
 MARKER = re.compile(r"^\s*#\s*(NBVAL_\w+)\s*$", re.M)
@@ -131,7 +131,7 @@ def exercises_are_complete(nb):
         if name not in solved:
             problems.append(f"exercise {name}: no solution refers to it")
         if not CHECKS & set(re.findall(r"\bcheck_\w+", book[exercise.start() : end])):
-            problems.append(f"exercise {name}: names no check function of convit_edu.checks")
+            problems.append(f"exercise {name}: names no check function of convit_edu.book.checks")
     return problems
 
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from convit_edu import card, claims, records
-from convit_edu.report import estimate
+from convit_edu.lab import card, claims, records
+from convit_edu.lab.report import estimate
 
 
 def test_every_claim_has_a_row_and_every_row_a_claim():

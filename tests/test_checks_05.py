@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from convit_edu import checks, create_model
+from convit_edu import create_model
 from convit_edu.attention import GPSA
+from convit_edu.book import checks
 
 
 def said(capsys, check, answer):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from convit_edu import checks
-from convit_edu.checks.fast_gpsa import ENCODINGS
+from convit_edu.book import checks
+from convit_edu.book.checks.fast_gpsa import ENCODINGS
 from convit_edu.positions import axis_attention
 
 

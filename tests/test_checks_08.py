@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from convit_edu import checks
+from convit_edu.book import checks
 
 
 def said(capsys, check, answer):

@@ -5,7 +5,7 @@ import contextlib
 import pytest
 import torch
 
-from convit_edu import checks
+from convit_edu.book import checks
 from convit_edu.locality import gpsa_layers, masked_positions
 from convit_edu.train import Recipe
 

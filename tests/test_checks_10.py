@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from convit_edu import checks, create_model
-from convit_edu.checks.ablations import CHANGES
+from convit_edu import create_model
+from convit_edu.book import checks
+from convit_edu.book.checks.ablations import CHANGES
 from convit_edu.locality import gpsa_layers
 
 

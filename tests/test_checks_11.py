@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convit_edu.checks import distillation as checks
+from convit_edu.book.checks import distillation as checks
 
 
 def said(capsys, check, answer):

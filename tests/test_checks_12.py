@@ -5,9 +5,9 @@ from math import exp
 import pytest
 import torch
 
-from convit_edu.checks import recast as checks
+from convit_edu.beyond.recast import multiply_adds
+from convit_edu.book.checks import recast as checks
 from convit_edu.positions import kernel_centres
-from convit_edu.recast import multiply_adds
 
 
 def said(capsys, check, answer):

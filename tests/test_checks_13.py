@@ -5,9 +5,9 @@ import sys
 import pytest
 import torch
 
-import convit_edu.checks.imagenet  # noqa: F401
+import convit_edu.book.checks.imagenet  # noqa: F401
 
-module = sys.modules["convit_edu.checks.imagenet"]
+module = sys.modules["convit_edu.book.checks.imagenet"]
 
 
 def steps(images, groups, size):

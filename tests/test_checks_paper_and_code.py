@@ -7,7 +7,7 @@ import torch
 from verdicts import verdict_test
 
 from convit_edu import locality
-from convit_edu.checks import paper_and_code
+from convit_edu.book.checks import paper_and_code
 
 
 def fold(q, k):

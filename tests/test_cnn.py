@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convit_edu import data
-from convit_edu.cnn import CNN, ResidualBlock, create_cnn
+from convit_edu.beyond.cnn import CNN, ResidualBlock, create_cnn
 from convit_edu.train import Recipe, evaluate, train
 
 

@@ -18,8 +18,8 @@ import pytest
 import torch
 from test_book import NOTEBOOKS, PATH, ROOT, text
 
-from convit_edu.experiments import NAMES
-from convit_edu.records import shipped
+from convit_edu.lab.experiments import NAMES
+from convit_edu.lab.records import shipped
 
 BOOK = ROOT / "book"
 PACKAGE_AT = ROOT / "convit_edu"
@@ -90,8 +90,9 @@ def defined_in(tree):
     return found
 
 
-MODULES = {".".join(path.relative_to(PACKAGE_AT).with_suffix("").parts): path for path in SOURCES}
+MODULES = {path.stem: path for path in SOURCES}  # pages name a module without its folder
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+DOTTED = {name: ".".join(("convit_edu", *path.relative_to(PACKAGE_AT).with_suffix("").parts)) for name, path in MODULES.items()}
 CLASSES = {node.name: name for name, tree in TREES.items() for node in tree.body if isinstance(node, ast.ClassDef)}
 PACKAGE = set(TREES).union(*map(defined_in, TREES.values()))
 ATTRIBUTES = PACKAGE | {"weight", "bias", *dir(torch.Tensor), *dir(dict)}
@@ -100,11 +101,11 @@ ATTRIBUTES = PACKAGE | {"weight", "bias", *dir(torch.Tensor), *dir(dict)}
 def members(name, own):
     """What may stand after the dot of a module or class of the package; anything known, after a variable."""
     if name in CLASSES:
-        owner = getattr(importlib.import_module(f"convit_edu.{CLASSES[name]}"), name)
+        owner = getattr(importlib.import_module(DOTTED[CLASSES[name]]), name)
         bases = [base for base in owner.__mro__ if base.__module__.startswith("convit_edu")]
         return set(dir(owner)).union(*(defined_in(ast.parse(inspect.getsource(base))) for base in bases))
     if name in TREES.keys() - own:
-        return set(dir(importlib.import_module(f"convit_edu.{name}")))
+        return set(dir(importlib.import_module(DOTTED[name])))
     return ATTRIBUTES
 
 

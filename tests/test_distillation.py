@@ -9,10 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convit_edu import create_model, data, experiments, runner, worker
-from convit_edu.cnn import create_cnn
-from convit_edu.distil import checksum, distilled, hard_distillation_loss, predictions
-from convit_edu.scales import SCALES
+from convit_edu import create_model, data
+from convit_edu.beyond.cnn import create_cnn
+from convit_edu.beyond.distillation import checksum, distilled, hard_distillation_loss, predictions
+from convit_edu.lab import campaign, experiments
+from convit_edu.lab import run as worker
+from convit_edu.lab.scales import SCALES
 from convit_edu.train import Recipe, Run, train
 
 RECIPE = Recipe(steps=3, batch_size=8, warmup_steps=1, evaluations=1)
@@ -134,5 +136,5 @@ def test_a_run_says_how_good_its_teacher_is():
 def test_the_estimate_counts_the_teacher():
     found = cells("distillation", "laptop")
     without, with_ = (found[json.dumps({"arm": "DeiT", "teacher": name})] for name in ("none", "CNN"))
-    extra = runner.arithmetic(with_) - runner.arithmetic(without)
-    assert extra == pytest.approx(runner.arithmetic(with_["teacher"]))
+    extra = campaign.arithmetic(with_) - campaign.arithmetic(without)
+    assert extra == pytest.approx(campaign.arithmetic(with_["teacher"]))

@@ -7,14 +7,15 @@ import json
 import pytest
 import torch
 
-from convit_edu import data, experiments, records, runner
+from convit_edu import data
 from convit_edu.attention import GPSA, SelfAttention
-from convit_edu.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, build, grid
+from convit_edu.beyond.recast import PatchCNN
+from convit_edu.lab import campaign, experiments, records
+from convit_edu.lab.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, build, grid
+from convit_edu.lab.scales import GPU, LAPTOP, SCALES
 from convit_edu.locality import gates, gpsa_layers
 from convit_edu.model import VisionTransformer
 from convit_edu.positions import kernel_centres
-from convit_edu.recast import PatchCNN
-from convit_edu.scales import GPU, LAPTOP, SCALES
 from convit_edu.train import Recipe, train
 
 RATES = {"ConViT": 1e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 4e-3, "CNN": 8e-3}
@@ -278,7 +279,7 @@ def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(s
         recipe = Recipe(**config["recipe"])
         first, then = scale.recast_steps
         assert recipe.steps in (scale.steps, scale.long_steps, first, then, first + then) and recipe.drop_path is None
-        assert 0 < runner.arithmetic(config) < 1e18 and json.loads(json.dumps(config)) == config
+        assert 0 < campaign.arithmetic(config) < 1e18 and json.loads(json.dumps(config)) == config
     for config, model in built(configs):
         channels, side, classes = shapes[config["data"]]
         with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from convit_edu import plots
+from convit_edu.book import plots
 
 
 def test_maps_whose_last_row_is_not_full_have_a_colour_bar():

@@ -7,11 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convit_edu import create_model, experiments, records, starts, worker
-from convit_edu.locality import attention_distance, gates, gpsa_layers, uniform_nonlocality
-from convit_edu.parity import relative_difference
-from convit_edu.positions import kernel_centres
-from convit_edu.recast import (
+from convit_edu import create_model
+from convit_edu.beyond import initial_weights as starts
+from convit_edu.beyond.recast import (
     PatchCNN,
     WideConViT,
     WideGPSA,
@@ -21,7 +19,12 @@ from convit_edu.recast import (
     set_gates,
     taps_of,
 )
-from convit_edu.scales import LAPTOP, SCALES
+from convit_edu.lab import experiments, records
+from convit_edu.lab import run as worker
+from convit_edu.lab.scales import LAPTOP, SCALES
+from convit_edu.locality import attention_distance, gates, gpsa_layers, uniform_nonlocality
+from convit_edu.parity import relative_difference
+from convit_edu.positions import kernel_centres
 
 
 @torch.no_grad()

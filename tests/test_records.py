@@ -9,10 +9,11 @@ import sys
 import pytest
 import torch
 
-from convit_edu import create_model, data, records
-from convit_edu.experiments import NAMES, choose, grid
-from convit_edu.records import RecordError
-from convit_edu.scales import LAPTOP, SCALES
+from convit_edu import create_model, data
+from convit_edu.lab import records
+from convit_edu.lab.experiments import NAMES, choose, grid
+from convit_edu.lab.records import RecordError
+from convit_edu.lab.scales import LAPTOP, SCALES
 from convit_edu.train import evaluate
 
 CONFIG = {"data": "fashion_mnist_5k", "recipe": {"lr": 1e-3, "steps": 4}}
@@ -141,7 +142,7 @@ def test_a_folder_that_cannot_be_one_is_named(path):
 
 HOLD = """
 import sys, time
-from convit_edu import records
+from convit_edu.lab import records
 with records.only_writer(sys.argv[1]):
     print("held", flush=True)
     time.sleep(600)

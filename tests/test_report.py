@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from convit_edu import claims, experiments, records, report
 from convit_edu.__main__ import main
-from convit_edu.claims import CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
-from convit_edu.experiments import NAMES, Settings, grid
-from convit_edu.report import Estimate, Missing, Results, Table, compare, estimate, student_t
-from convit_edu.scales import LAPTOP
+from convit_edu.lab import claims, experiments, records, report
+from convit_edu.lab.claims import CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
+from convit_edu.lab.experiments import NAMES, Settings, grid
+from convit_edu.lab.report import Estimate, Missing, Results, Table, compare, estimate, student_t
+from convit_edu.lab.scales import LAPTOP
 
 RATES = {"ConViT": 2e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 1e-3, "CNN": 4e-3}
 SETTINGS = Settings(RATES, "DeiT, equal heads")

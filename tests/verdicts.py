@@ -2,7 +2,7 @@
 
 import pytest
 
-from convit_edu import checks
+from convit_edu.book import checks
 
 
 def verdict_test(cases):

@@ -6,7 +6,8 @@ import chromium
 import numpy as np
 import pytest
 
-from convit_edu import interact, packing
+from convit_edu.book import explorers
+from convit_edu.lab import packing
 from convit_edu.positions import kernel_centres
 
 KINDS = ("positional", "gate", "trained", "curves")
@@ -47,10 +48,10 @@ def html(body, head=""):
 @pytest.fixture(scope="module")
 def outputs():
     return {
-        "positional": interact.positional_explorer()._repr_html_(),
-        "gate": interact.gate_explorer(PICTURE, CONTENT, V_POS, GATES)._repr_html_(),
-        "trained": interact.trained_explorer(PICTURE, TRAINED)._repr_html_(),
-        "curves": interact.curves_explorer(CURVES)._repr_html_(),
+        "positional": explorers.positional_explorer()._repr_html_(),
+        "gate": explorers.gate_explorer(PICTURE, CONTENT, V_POS, GATES)._repr_html_(),
+        "trained": explorers.trained_explorer(PICTURE, TRAINED)._repr_html_(),
+        "curves": explorers.curves_explorer(CURVES)._repr_html_(),
     }
 
 
@@ -203,10 +204,10 @@ def test_the_pure_functions_are_pythons(opened):
             near(explorer.numbers(call), packing.unpack(packed, tokens, bits))
     near(explorer.numbers("n.mix(0.25, [1, 0, 0.5], [0, 1, 0.5])"), [0.75, 0.25, 0.5])
     v_pos = [0.3, -2.5, -700.0]  # a plain exponential would end in 0 / 0
-    near(explorer.numbers(f"n.positional({v_pos}, [3, 5], 7)"), interact.positional_attention(v_pos, (3, 5), 7))
+    near(explorer.numbers(f"n.positional({v_pos}, [3, 5], 7)"), explorers.positional_attention(v_pos, (3, 5), 7))
     shares = np.linspace(0, 1, 41)
     colours = explorer.numbers(f"{shares.tolist()}.map((share) => n.colour(share))")
-    from convit_edu.stills import _colours
+    from convit_edu.book.stills import _colours
 
     found = np.array([re.findall(r"\d+", colour) for colour in colours], dtype=int)
     assert np.abs(found - _colours(shares[None])[0]).max() <= 1  # a half may be rounded either way
@@ -220,9 +221,9 @@ def test_one_head_is_placed_by_keyboard(opened, strength, centre, side):
         explorer.slide(name, value)
     explorer.walk(0, "ArrowUp", "ArrowLeft")
     query = (side // 2 - 1) * side + side // 2 - 1
-    v_pos, found = interact.gaussian(strength, centre), explorer.values()
-    near(found["attention"], interact.positional_attention(v_pos, (side, side), query))
-    near(found["kernel"], interact.positional_attention(v_pos, (7, 7), 24))
+    v_pos, found = explorers.gaussian(strength, centre), explorer.values()
+    near(found["attention"], explorers.positional_attention(v_pos, (side, side), query))
+    near(found["kernel"], explorers.positional_attention(v_pos, (7, 7), 24))
     assert explorer.said.startswith(f"Query row {side // 2}, column {side // 2}; key row ")
 
 
@@ -231,7 +232,7 @@ def test_many_heads_start_on_a_grid_of_centres(opened, heads):
     explorer = Explorer(opened, "positional")
     explorer.choose("heads", str(heads))
     centres = kernel_centres(heads).tolist()
-    maps = [interact.positional_attention(interact.gaussian(1, centre), (7, 7), 24) for centre in centres]
+    maps = [explorers.positional_attention(explorers.gaussian(1, centre), (7, 7), 24) for centre in centres]
     for head in (0, 1, heads - 1):
         explorer.choose("head", str(head + 1))
         near(explorer.values()["attention"], maps[head])
@@ -251,7 +252,7 @@ def test_the_gate_mixes_content_and_position(opened):
     explorer.walk(0, "ArrowDown", "ArrowRight", "ArrowRight")
     query = 4 * 7 + 5
     content = packing.unpack(packing.pack(CONTENT[1], 8), 49, 8)[4, query]
-    position = interact.positional_attention(V_POS[1, 4], (7, 7), query)
+    position = explorers.positional_attention(V_POS[1, 4], (7, 7), query)
     for gate in (GATES[1, 4], 0, 0.02, 1):
         if gate == 1:
             explorer.control("gate").press("End")

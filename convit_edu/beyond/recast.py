@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .attention import GPSA
-from .locality import gpsa_layers
-from .model import Block, PatchEmbed, VisionTransformer
-from .positions import Grid, kernel_centres
+from ..attention import GPSA
+from ..locality import gpsa_layers
+from ..model import Block, PatchEmbed, VisionTransformer
+from ..positions import Grid, kernel_centres
 
 TAPS = 9  # of a 3 x 3 convolution, and heads of the layer that it becomes
 PADDINGS = ("replicate", "zeros")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..attention import SelfAttention
+from ...attention import SelfAttention
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..positions import patch_distances, positional_scores
+from ...positions import patch_distances, positional_scores
 from .verdict import NotYet, diagnose, exercise, random_tensor, tensor
 
 

@@ -18,8 +18,8 @@ from importlib import resources
 import numpy as np
 import torch
 
-from .packing import as_text, pack, unpack
-from .positions import axis_attention
+from ..lab.packing import as_text, pack, unpack
+from ..positions import axis_attention
 from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
 
 HEADS = (1, 4, 9, 16)

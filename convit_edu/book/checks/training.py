@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..model import create_model
-from ..train import Recipe
+from ...model import create_model
+from ...train import Recipe
 from .verdict import NotYet, exercise
 
 

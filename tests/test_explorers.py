@@ -16,9 +16,13 @@ import test_book
 import torch
 from PIL import Image
 
-from convit_edu import GPSA, data, experiments, interact, locality, packing, records, report, stills, worker
+from convit_edu import GPSA, data, locality
+from convit_edu.book import explorers as module
+from convit_edu.book import stills
+from convit_edu.lab import experiments, packing, records, report
+from convit_edu.lab import run as worker
+from convit_edu.lab.scales import SCALES
 from convit_edu.positions import positional_scores
-from convit_edu.scales import SCALES
 
 SVG = "http://www.w3.org/2000/svg"
 random = np.random.default_rng(0)
@@ -57,10 +61,10 @@ def boot():
 def explorers(boot):
     content, position = softmax(random.normal(size=(3, 9, 49, 49))), random.normal(size=(3, 9, 3))
     return {
-        "positional": interact.positional_explorer(),
-        "gate": interact.gate_explorer(boot, content, position, random.uniform(size=(3, 9))),
-        "trained": interact.trained_explorer(boot, recorded()),
-        "curves": interact.curves_explorer(cells()),
+        "positional": module.positional_explorer(),
+        "gate": module.gate_explorer(boot, content, position, random.uniform(size=(3, 9))),
+        "trained": module.trained_explorer(boot, recorded()),
+        "curves": module.curves_explorer(cells()),
     }
 
 
@@ -97,11 +101,11 @@ def test_a_notebook_may_hold_it(explorers, kind):
 
 
 def test_what_it_weighs(explorers):
-    script = interact._source("explorers.js")
-    assert len(script.encode()) <= 12_000 and len(interact._source("explorers.css").encode()) <= 4_000
-    inside = script + "".join(explorer.parts for explorer in explorers.values())
+    script = module._source("explorers.js")
+    assert len(script.encode()) <= 12_000 and len(module._source("explorers.css").encode()) <= 4_000
+    inside = script + "".join(explorer.parts for explorer in module.values())
     assert not re.search("</script|<!--", inside, re.I)  # nothing in a script element ends it
-    weights = {kind: len(explorer._repr_html_().encode()) for kind, explorer in explorers.items()}
+    weights = {kind: len(explorer._repr_html_().encode()) for kind, explorer in module.items()}
     assert weights["trained"] <= 400_000 and weights["gate"] <= 125_000
     assert weights["positional"] <= 25_000 and weights["curves"] <= 70_000
 
@@ -148,7 +152,7 @@ def test_it_is_described_and_its_controls_have_labels(explorers, kind):
 
 
 def test_importing_it_needs_neither_timm_nor_matplotlib_nor_training():
-    code = "import sys, convit_edu.interact; print({'timm', 'matplotlib', 'convit_edu.train'} & set(sys.modules))"
+    code = "import sys, convit_edu.book.explorers; print({'timm', 'matplotlib', 'convit_edu.train'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
@@ -196,19 +200,19 @@ def test_the_closed_form_is_the_packages_attention(grid):
     whole = positional_scores(v_pos, torch.zeros(4).double(), grid).softmax(-1).numpy()  # (4, N, N)
     for head in range(4):
         for query in range(grid[0] * grid[1]):
-            found = interact.positional_attention(v_pos[head].tolist(), grid, query)
+            found = module.positional_attention(v_pos[head].tolist(), grid, query)
             np.testing.assert_allclose(found, whole[head, query], rtol=0, atol=1e-14)
 
 
 def test_a_gaussian_is_where_gpsa_starts():
     layer = GPSA(54, 9, locality_strength=1.5)
     for head, centre in enumerate([(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]):
-        assert layer.pos_proj.weight[head].tolist() == list(interact.gaussian(1.5, centre))
+        assert layer.pos_proj.weight[head].tolist() == list(module.gaussian(1.5, centre))
 
 
 def test_the_gate_explorer_holds_what_it_was_given(boot):
     content, position, gates = softmax(random.normal(size=(2, 4, 49, 49))), random.normal(size=(2, 4, 3)), np.eye(2, 4)
-    given = interact.gate_explorer(boot, torch.tensor(content), torch.tensor(position), torch.tensor(gates)).data
+    given = module.gate_explorer(boot, torch.tensor(content), torch.tensor(position), torch.tensor(gates)).data
     assert given["grid"] == [7, 7] and given["gates"] == gates.tolist()
     np.testing.assert_allclose(given["position"], position, atol=1e-9)
     for layer in range(2):
@@ -246,7 +250,7 @@ def test_the_curves_are_the_records(explorers):
 
 def test_one_seed_has_no_interval():
     line = [(50.0, float("nan")), (60.0, float("nan"))]
-    explorer = interact.curves_explorer({(10, 1.0): ([5, 10], dict.fromkeys(NAMES, line))})
+    explorer = module.curves_explorer({(10, 1.0): ([5, 10], dict.fromkeys(NAMES, line))})
     assert "NaN" not in json.dumps(explorer.data) and explorer.data["cells"][0]["values"][1]["gap"] == [60.0, None]
     assert "±" not in explorer.words
 
@@ -332,7 +336,7 @@ def test_pixels_are_written_as_they_are(boot):
 
 def test_heat_maps_have_the_colours_of_the_figures():
     matplotlib = pytest.importorskip("matplotlib")
-    from convit_edu import plots
+    from convit_edu.book import plots
 
     shares = np.linspace(0, 1, 256)
     wanted = matplotlib.colormaps[plots.HEAT](shares)[:, :3] * 255
@@ -346,29 +350,29 @@ def test_heat_maps_have_the_colours_of_the_figures():
 def bad(changes):
     given = dict(picture=np.zeros((28, 28)), content=np.full((1, 2, 4, 4), 0.25), position=np.zeros((1, 2, 3)),
                  gates=np.zeros((1, 2)))  # fmt: skip
-    return interact.gate_explorer(**given | changes)
+    return module.gate_explorer(**given | changes)
 
 
 LINE, NAMES = [[50.0, 1.0]] * 2, ("ConViT", "DeiT", "gap")
 UNIFORM, BLACK = [np.full((2, 4, 4), 0.25)], np.zeros((4, 4))
 REFUSED = {
-    "strength": (lambda: interact.positional_explorer(strength=5), "a strength from 0 to 4 .* not with 5"),
-    "step": (lambda: interact.positional_explorer(centre=(0.3, 0)), r"in halves, .* not with 1.0, \(0.3, 0\)"),
-    "centre": (lambda: interact.positional_explorer(centre=(4, 0)), r"not with 1.0, \(4, 0\)"),
-    "side": (lambda: interact.positional_explorer(grid=2), "3 to 14 patches a side"),
+    "strength": (lambda: module.positional_explorer(strength=5), "a strength from 0 to 4 .* not with 5"),
+    "step": (lambda: module.positional_explorer(centre=(0.3, 0)), r"in halves, .* not with 1.0, \(0.3, 0\)"),
+    "centre": (lambda: module.positional_explorer(centre=(4, 0)), r"not with 1.0, \(4, 0\)"),
+    "side": (lambda: module.positional_explorer(grid=2), "3 to 14 patches a side"),
     "content": (lambda: bad({"content": np.zeros((2, 4, 4))}), r"needs content \(L, H, N, N\)"),
     "position": (lambda: bad({"position": np.zeros((1, 2, 2))}), r"not \(1, 2, 4, 4\), \(1, 2, 2\) and \(1, 2\)"),
     "values": (lambda: bad({"content": np.full((1, 2, 4, 4), 2.0)}), "numbers from 0 to 1"),
     "picture": (lambda: bad({"picture": np.zeros((2, 2)) - 1}), "values from 0 to 255"),
     "grid": (lambda: bad({"grid": (2, 3)}), r"4 patches do not fill a grid of 2 x 3; pass grid="),
-    "steps": (lambda: interact.trained_explorer(BLACK, {"A": {0: UNIFORM}, "B": {1: UNIFORM}}), "same train"),
-    "no model": (lambda: interact.trained_explorer(BLACK, {}), "same training steps"),
-    "layers": (lambda: interact.trained_explorer(BLACK, {"A": {0: UNIFORM, 1: UNIFORM * 2}}), "same number"),
-    "tokens": (lambda: interact.trained_explorer(BLACK, {"A": {0: [np.ones((2, 6, 6)) / 6]}}, (2, 2)),
+    "steps": (lambda: module.trained_explorer(BLACK, {"A": {0: UNIFORM}, "B": {1: UNIFORM}}), "same train"),
+    "no model": (lambda: module.trained_explorer(BLACK, {}), "same training steps"),
+    "layers": (lambda: module.trained_explorer(BLACK, {"A": {0: UNIFORM, 1: UNIFORM * 2}}), "same number"),
+    "tokens": (lambda: module.trained_explorer(BLACK, {"A": {0: [np.ones((2, 6, 6)) / 6]}}, (2, 2)),
                r"attention of A must be \(H, N, N\) .* N being 4 or 5, not \(2, 6, 6\)"),
-    "no cell": (lambda: interact.curves_explorer({}), "needs a cell"),
-    "line": (lambda: interact.curves_explorer({(2, 1.0): ([1, 2], {"ConViT": LINE, "DeiT": LINE})}), "needs the lines"),
-    "length": (lambda: interact.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, LINE[:1]))}),
+    "no cell": (lambda: module.curves_explorer({}), "needs a cell"),
+    "line": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], {"ConViT": LINE, "DeiT": LINE})}), "needs the lines"),
+    "length": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, LINE[:1]))}),
                r"for every evaluation, \(2, 2\)"),
 }  # fmt: skip
 
@@ -382,6 +386,6 @@ def test_bad_input_gets_one_sentence(what):
 
 
 def test_an_explorer_is_a_value():
-    assert interact.positional_explorer() == interact.positional_explorer() != interact.positional_explorer(grid=5)
-    titled = dataclasses.replace(interact.positional_explorer(), title="<i>&", words='"')._repr_html_()
+    assert module.positional_explorer() == module.positional_explorer() != module.positional_explorer(grid=5)
+    titled = dataclasses.replace(module.positional_explorer(), title="<i>&", words='"')._repr_html_()
     assert "<b>&lt;i&gt;&amp;</b>" in titled and 'aria-label="&lt;i&gt;&amp;"' in titled and 'alt="&quot;"' in titled

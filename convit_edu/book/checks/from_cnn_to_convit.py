@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..positions import kernel_centres
-from ..recast import PatchCNN, multiply_adds, recast
+from ...beyond.recast import PatchCNN, multiply_adds, recast
+from ...positions import kernel_centres
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 

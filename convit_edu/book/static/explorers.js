@@ -1,5 +1,5 @@
 // The explorers of the book: attention and learning curves that a reader can move, with no library and no network.
-// convit_edu/interact.py writes their data, controls and empty grids, and puts this file behind them.
+// convit_edu/book/explorers.py writes their data, controls and empty grids, and puts this file behind them.
 window.convitExplorers ||= (() => {
 "use strict";
 

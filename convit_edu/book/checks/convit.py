@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..attention import GPSA
-from ..model import VisionTransformer, create_model
+from ...attention import GPSA
+from ...model import VisionTransformer, create_model
 from .verdict import NotYet, close, exercise, tensor
 
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .data import Dataset
-from .train import Run
+from ..data import Dataset
+from ..train import Run
 
 
 def hard_distillation_loss(

@@ -1,4 +1,4 @@
-"""One recorded run: build, train, measure; and the process that it runs in. `runner` starts many of them."""
+"""One recorded run: build, train, measure; and the process that it runs in. `campaign` starts many of them."""
 
 import copy
 import json
@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import data, records
-from .distil import distilled, predictions
+from .. import data
+from ..beyond.distillation import distilled, predictions
+from ..beyond.recast import recast
+from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from ..model import VisionTransformer
+from ..train import Recipe, Run, evaluate, pick_device, train
+from . import records
 from .experiments import build
-from .locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
-from .model import VisionTransformer
 from .packing import pack
-from .recast import recast
-from .train import Recipe, Run, evaluate, pick_device, train
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
@@ -237,7 +238,7 @@ def processor() -> str:
 @lru_cache
 def commit() -> str | None:
     """The commit of the checkout that the package runs from; None where it is installed."""
-    folder = Path(__file__).parents[1]
+    folder = Path(__file__).parents[2]
     if not (folder / ".git").exists():
         return None
     return _output("git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")

@@ -4,22 +4,22 @@ A check prints "Correct." or "Not yet: ..." and never stops the notebook. One mo
 """
 
 from .ablations import check_changes, check_effects, check_forest, check_influence, check_row_d
+from .attention_as_convolution import check_centres, check_dense_weights, check_sharing, check_zero_padding
 from .convit import check_forward, check_gpsa_parameters, check_late_token, check_repair, check_token_counts
-from .convolution import check_centres, check_dense_weights, check_sharing, check_zero_padding
 from .distillation import check_distillation_loss, check_interaction, check_least_loss, check_mean_target
 from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
+from .from_cnn_to_convit import check_factors, check_leak, check_least_width, check_relax_steps, check_tap_of_head
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
 from .imagenet import check_cost, check_epoch_steps, check_group_order, check_place
-from .inside import (
+from .images_are_local import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
+from .looking_inside import (
     check_is_shortcut,
     check_lowest_gate,
     check_mask_content,
     check_nonlocality,
     check_without_class_token,
 )
-from .locality_of_images import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
 from .paper_and_code import check_decayed_lambda, check_find_fault, check_fold_scale, check_surplus_heads
-from .recast import check_factors, check_leak, check_least_width, check_relax_steps, check_tap_of_head
 from .report_card import check_corrected, check_false_holds, check_seeds_needed
 from .sample_efficiency import (
     check_budget,

@@ -1,6 +1,6 @@
 """Widgets for a reader with a running kernel: a trained model's gates, and a picture of the reader's own.
 
-They need ipywidgets and a front end such as JupyterLab or Colab. The built pages show `interact`'s explorers instead.
+They need ipywidgets and a front end such as JupyterLab or Colab. The built pages show `explorers`'s explorers instead.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from ..data import Dataset, normalize
+from ..locality import gates, gates_at, gpsa_layers
+from ..model import VisionTransformer
+from ..train import progress_shown
 from . import plots
-from .data import Dataset, normalize
-from .locality import gates, gates_at, gpsa_layers
-from .model import VisionTransformer
-from .train import progress_shown
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation that the official weights were trained on
 
@@ -197,7 +197,7 @@ def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> i
             tell(error)
 
     def fetched(_) -> None:
-        from . import parity
+        from .. import parity
 
         tell("Fetching ...")
         try:

@@ -1,4 +1,4 @@
-"""The runner's promises: nothing twice, nothing lost, and a sentence where something is wrong.
+"""The campaign's promises: nothing twice, nothing lost, and a sentence where something is wrong.
 
 Runs are of the scale laptop-rehearsal, of four steps or fewer; every pool of processes takes seconds to start.
 """
@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from convit_edu import records, runner
 from convit_edu.__main__ import OUT, _parser, main
-from convit_edu.experiments import grid
-from convit_edu.runner import Campaign
-from convit_edu.scales import SCALES
+from convit_edu.lab import campaign, records
+from convit_edu.lab.campaign import Campaign
+from convit_edu.lab.experiments import grid
+from convit_edu.lab.scales import SCALES
 
 REHEARSAL = SCALES["laptop-rehearsal"]
 
@@ -59,7 +59,7 @@ def no_processes(monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("nothing was left to run, yet a process was to be started")
 
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(campaign, "ProcessPoolExecutor", refuse)
 
 
 def test_a_run_records_everything(recorded):
@@ -100,7 +100,7 @@ def test_nothing_is_done_twice_and_experiments_share_runs(out, no_processes, cap
 
 def impossible(self, name):
     """The cells of an experiment, and before them one that no model fits."""
-    cells = grid(name, self.scale, runner.choose(self.search_runs(), self.scale))
+    cells = grid(name, self.scale, campaign.choose(self.search_runs(), self.scale))
     model = cells[0].config["model"] | {"num_heads": 7}
     return [dataclasses.replace(cells[0], label={"arm": "odd"}, config=cells[0].config | {"model": model}), *cells]
 
@@ -269,7 +269,7 @@ def test_a_worker_that_is_killed_is_explained(out, monkeypatch, capsys):
         def shutdown(self, **options):
             pass
 
-    monkeypatch.setattr(runner, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(campaign, "ProcessPoolExecutor", Pool)
     for jobs in ("1", "2"):  # noticed in a result, and while handing out the next run
         assert main(command(["cutmix"], out, "--jobs", jobs, "--seeds", "2")) == 2
         error = capsys.readouterr().err
@@ -304,17 +304,17 @@ def test_what_stands_in_the_way_is_said(out, tmp_path, capsys, no_processes, mon
     nothing = tmp_path / "nothing"
     refused(capsys, command(["psa"], nothing), "first run: python -m convit_edu run search --scale laptop-rehearsal")
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Path, "read_text", lambda self, *a: "MemTotal: 9 kB\nMemAvailable:  3500000 kB\n")
+        patch.setattr(campaign.Path, "read_text", lambda self, *a: "MemTotal: 9 kB\nMemAvailable:  3500000 kB\n")
         refused(capsys, command(["psa"], nothing, "--jobs", "9"), "9 job(s) need about 9 GB and 3.6 GB are free; use "
                                                                   "--jobs 3.")  # fmt: skip
         refused(capsys, ["run", "psa", "--scale", "gpu", "--jobs", "1"], "free some memory first")
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "check_memory", lambda *args: None)
+        patch.setattr(campaign, "check_memory", lambda *args: None)
         gpu = ["run", "search", "--scale", "gpu", "--device", "cpu", "--out", str(nothing)]
         refused(capsys, gpu, "cifar100 does not come with the package; name the folder that holds torchvision's files")
         refused(capsys, [*gpu, "--data", str(tmp_path)], f"{tmp_path}/cifar-100-python/train is missing; with a netw")
     with pytest.raises(FileNotFoundError, match=r"imagenette2-96; unpack its 96-pixel version there .* with --data"):
-        runner.dataset("imagenette", str(tmp_path))
+        campaign.dataset("imagenette", str(tmp_path))
 
     path = records.path_of(out, REHEARSAL.name, "psa")
     whole = path.read_bytes()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..distil import hard_distillation_loss
+from ...beyond.distillation import hard_distillation_loss
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import GPSA
+from ...attention import GPSA
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 

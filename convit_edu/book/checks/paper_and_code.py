@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention import GPSA
-from ..locality import gpsa_layers
-from ..model import VisionTransformer
+from ...attention import GPSA
+from ...locality import gpsa_layers
+from ...model import VisionTransformer
 from .verdict import NotYet, diagnose, exercise, random_tensor, tensor
 
 FAULTS = ("sound", "start erased", "reads patch 0", "gate decays")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ..locality import gpsa_layers
-from ..model import VisionTransformer
+from ...locality import gpsa_layers
+from ...model import VisionTransformer
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 

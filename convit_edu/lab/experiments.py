@@ -14,13 +14,13 @@ from statistics import mean
 import torch
 from torch import nn
 
-from .cnn import CNN, create_cnn
-from .locality import gpsa_layers
-from .model import CONFIGS, VisionTransformer
-from .recast import POSITION_ONLY, PatchCNN, WideConViT
+from ..beyond.cnn import CNN, create_cnn
+from ..beyond.initial_weights import STARTS
+from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
+from ..locality import gpsa_layers
+from ..model import CONFIGS, VisionTransformer
+from ..train import Recipe
 from .scales import Scale
-from .starts import STARTS
-from .train import Recipe
 
 # As many trials for every arm; a convolutional network with batch norm wants larger steps than a transformer.
 _TRANSFORMER_RATES = (5e-4, 1e-3, 2e-3, 4e-3)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..attention import GPSA
-from ..locality import attention_distance, gpsa_layers, nonlocality
-from ..model import VisionTransformer
-from ..positions import Grid, relative_positions
-from ..train import Recipe
+from ...attention import GPSA
+from ...locality import attention_distance, gpsa_layers, nonlocality
+from ...model import VisionTransformer
+from ...positions import Grid, relative_positions
+from ...train import Recipe
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 

@@ -19,8 +19,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from .files import write_in_one_move
-from .model import VisionTransformer
+from ..files import write_in_one_move
+from ..model import VisionTransformer
 from .packing import unpack
 
 SCHEMA = 1
@@ -48,7 +48,7 @@ def sealed(run: dict) -> dict:
 
 def shipped() -> Path:
     """The folder of the records that come with the package."""
-    return Path(str(resources.files(__package__) / "recorded"))
+    return Path(str(resources.files("convit_edu") / "recorded"))
 
 
 def path_of(folder: str | Path, scale: str, name: str) -> Path:

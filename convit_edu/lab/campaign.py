@@ -21,11 +21,11 @@ from pathlib import Path
 
 import torch
 
+from ..train import pick_device, progress
 from . import records
 from .experiments import LEARNING_RATES, Cell, Settings, check_name, choose, grid
+from .run import dataset, perform, start_worker
 from .scales import SCALES, Scale
-from .train import pick_device, progress
-from .worker import dataset, perform, start_worker
 
 
 @contextmanager

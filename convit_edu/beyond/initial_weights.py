@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .attention import SelfAttention
-from .model import VisionTransformer
-from .positions import Grid, kernel_centres
+from ..attention import SelfAttention
+from ..model import VisionTransformer
+from ..positions import Grid, kernel_centres
 
 TEMPERATURE = 10_000.0  # the lowest frequency is one over it
 

@@ -1,0 +1,1 @@
+"""Beyond the paper: a small CNN, its recast as GPSA, other initial weights, distillation (chapters 11 and 12)."""

@@ -1,0 +1,1 @@
+"""What the chapters show: plots, explorers, widgets, and the checks of the exercises."""

@@ -1,0 +1,1 @@
+"""The recorded experiments: grids, runs, their store, results, claims."""
