@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convit_edu.beyond.recast import multiply_adds
-from convit_edu.book.checks import recast as checks
+from convit_edu.book.checks import from_cnn_to_convit as checks
 from convit_edu.positions import kernel_centres
 
 

@@ -92,7 +92,7 @@ def defined_in(tree):
 
 MODULES = {path.stem: path for path in SOURCES}  # pages name a module without its folder
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
-DOTTED = {name: ".".join(("convit_edu", *path.relative_to(PACKAGE_AT).with_suffix("").parts)) for name, path in MODULES.items()}
+DOTTED = {name: ".".join(path.relative_to(ROOT).with_suffix("").parts) for name, path in MODULES.items()}
 CLASSES = {node.name: name for name, tree in TREES.items() for node in tree.body if isinstance(node, ast.ClassDef)}
 PACKAGE = set(TREES).union(*map(defined_in, TREES.values()))
 ATTRIBUTES = PACKAGE | {"weight", "bias", *dir(torch.Tensor), *dir(dict)}
