@@ -12,10 +12,11 @@ what it links to is a warning, and so an error in `make book`. `make numbers` wr
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from sphinx.addnodes import pending_xref
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 log = logging.getLogger(__name__)
@@ -180,8 +181,6 @@ def numbers_of(env) -> tuple[dict[str, str], dict[str, str]]:
     for (kind, term), (page, _) in standard.objects.items():
         if kind == "term":
             pages[term] = page
-    for citation in getattr(env.get_domain("cite"), "citations", []) if "cite" in env.domains else []:
-        pages[citation.key] = citation.docname
     return numbers, pages
 
 
@@ -197,10 +196,14 @@ def check_numbers(app, env) -> None:
     for page, path in notebooks(app):
         notebook, wrong = json.loads(path.read_text(encoding="utf-8")), []
         for cell in notebook["cells"]:
+            figure = cell["metadata"].get("mystnb", {}).get("figure", {})
+            if "caption" in figure:
+                figure["caption"], found = with_numbers(figure["caption"], numbers)
+                wrong += found
             if cell["cell_type"] == "markdown":
                 text, found = with_numbers("".join(cell["source"]), numbers)
-                wrong += found
                 cell["source"] = text.splitlines(keepends=True)
+                wrong += found
         if wrong and write:
             path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         elif wrong:
@@ -215,20 +218,32 @@ def write_plain(app, exception) -> None:
     address = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+)", getattr(app.config, "convit_edu_repository", ""))
     site = app.config.html_baseurl.rstrip("/") or (f"https://{address[1]}.github.io/{address[2]}" if address else "")
     book = Book(*numbers_of(app.env), site)
-    form: Callable[[dict], dict] = lambda notebook: plain_notebook(notebook, book)  # noqa: E731
     for page, path in notebooks(app):
         target = Path(app.outdir, "_sources", page + path.suffix)
         if not target.is_file():
             continue
         try:
-            notebook = form(json.loads(target.read_text(encoding="utf-8")))
+            notebook = plain_notebook(json.loads(target.read_text(encoding="utf-8")), book)
         except NotPlain as error:
             log.warning("%s: the plain notebook was not written", error, location=page)
             continue
         target.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+class CapitalTerms(SphinxPostTransform):
+    """Make "[ConViT](#ConViT)" a link to the glossary: MyST finds a term only by its small letters."""
+
+    default_priority = 8  # before MyST's own
+
+    def run(self) -> None:
+        terms = {term for kind, term in self.env.get_domain("std").objects if kind == "term"}
+        for node in self.document.findall(pending_xref):
+            if node["reftype"] == "myst" and node["reftarget"] in terms:
+                node["refdomain"], node["reftype"] = "std", "term"
+
+
 def setup(app) -> dict[str, bool]:
-    app.connect("env-updated", check_numbers)
+    app.add_post_transform(CapitalTerms)
+    app.connect("env-check-consistency", check_numbers)  # only now is everything numbered
     app.connect("build-finished", write_plain)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
