@@ -90,7 +90,8 @@ def _directive(opened: re.Match, body: list[str], book: Book) -> list[str]:
     if name == "dropdown" or (name == "admonition" and "dropdown" in options.get("class", "")):
         return [f"<details><summary>{title}</summary>", "", *content, "", "</details>"]
     if name in ("admonition", "note", "tip", "warning", "margin"):
-        heading = [f"**{title or name.capitalize()}**", ""] if title or name in ("note", "tip", "warning") else []
+        aside = "margin" in (name, *options.get("class", "").split())  # a note beside the text needs no heading
+        heading = [] if aside else [f"**{title or name.capitalize()}**", ""]
         return [f"> {line}".rstrip() for line in [*heading, *content]]
     if name == "exercise":
         return [f"**Exercise {_number(options['label'], book)}: {title}**", "", *content]
@@ -169,7 +170,7 @@ def with_numbers(source: str, numbers: dict[str, str]) -> tuple[str, list[str]]:
 def numbers_of(env) -> tuple[dict[str, str], dict[str, str]]:
     """Numbers and pages of all labels, from a built environment."""
     standard, numbers, pages = env.get_domain("std"), {}, {}
-    for label, (page, anchor, _) in {**standard.labels, **{k: (*v, "") for k, v in standard.anonlabels.items()}}.items():
+    for label, (page, anchor) in standard.anonlabels.items():
         pages[label] = page
         for found in env.toc_fignumbers.get(page, {}).values():
             if anchor in found:
