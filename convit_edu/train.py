@@ -10,6 +10,7 @@ import io
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -20,6 +21,9 @@ from tqdm.auto import tqdm
 
 from .data import Dataset, augment, batches, mix, random_erasing, seeded
 from .files import write_in_one_move
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, logits, targets -> a number
+Measure = Callable[[nn.Module, int], dict]  # model, steps done -> numbers and lists, by name
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class Recipe:
         progress = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.min_lr + (self.lr - self.min_lr) * (1 + math.cos(math.pi * progress)) / 2
 
+    def loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy with smoothed labels: the loss of `train` where it is given no other."""
+        return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+
     def evaluated_after(self) -> set[int]:
         """The numbers of steps done after which the test accuracy is measured."""
         return {round(self.steps * k / self.evaluations) for k in range(1, self.evaluations + 1)} - {0}
@@ -91,8 +99,8 @@ class History:
         loss: training loss of every step.
         accuracy: test accuracy in per cent, by number of steps done.
         seconds: time spent training and testing, over all parts of an interrupted run.
-        measured: what a subclass of `Run` measures besides, by name and number of steps done; numbers and lists
-            of them, so that it can be saved with a checkpoint and written as JSON.
+        measured: what `measure` of `train` has found, by name and number of steps done; numbers and lists of them, so
+            that it can be saved with a checkpoint and written as JSON.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -153,85 +161,43 @@ def evaluate(model: nn.Module, data: Dataset, device: str | torch.device = "auto
     return 100 * correct / len(data.test_labels)
 
 
-class Run:
-    """A training run between two steps: model, optimiser, history and the number of steps done."""
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    data: Dataset,
+    recipe: Recipe,
+    loss: Loss,
+    step: int,
+    indices: Tensor,
+) -> Tensor:
+    """Step number `step`, counted from 0, on the training images of `indices` (B,); returns the loss, on the device."""
+    # Seeded by the step, so that a resumed run draws what an uninterrupted one would have drawn.
+    generator = seeded(recipe.seed, "augment", step)
+    torch.manual_seed(seeded(recipe.seed, "dropout", step).initial_seed())  # stochastic depth, dropout
+    indices = indices.to(data.train_images.device)
+    images = augment(data.train_images[indices], generator, flip=recipe.flip, padding=recipe.crop_padding)
+    images, targets = data.normalize(images), data.train_labels[indices]  # (B, C, h, w), (B,)
+    if recipe.erasing:
+        images = random_erasing(images, seeded(recipe.seed, "erasing", step), recipe.erasing)
+    if recipe.mixup or recipe.cutmix:  # targets (B,) become (B, num_classes)
+        generator = seeded(recipe.seed, "mix", step)
+        images, targets = mix(images, targets, data.num_classes, generator, recipe.mixup, recipe.cutmix)
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        logits = model(images)  # (B, num_classes)
+    value = loss(images, logits.float(), targets)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate(step)
+    optimizer.zero_grad()
+    value.backward()
+    optimizer.step()
+    return value.detach()
 
-    def __init__(self, model: nn.Module, data: Dataset, recipe: Recipe, device: torch.device):
-        self.model, self.data, self.recipe, self.device = model.to(device).train(), data.to(device), recipe, device
-        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
-        self.forward = self.model  # what a training step calls; `train` puts the compiled model here
-        self.history, self.step = History(), 0
-        self.identity = (
-            {f"model.{name}": value for name, value in getattr(model, "config", {}).items()}
-            | {f"recipe.{name}": value for name, value in asdict(recipe).items()}
-            | {"data.name": data.name, "data.checksum": data.checksum()}
-        )
-        if recipe.drop_path is not None:
-            model.set_drop_path(recipe.drop_path)
 
-    def train_step(self, indices: Tensor) -> Tensor:
-        """One optimiser step on the images of `indices` (B,); returns the loss, still on the device."""
-        recipe = self.recipe
-        # Seeded by the step, so that a resumed run draws what an uninterrupted one would have drawn.
-        generator = seeded(recipe.seed, "augment", self.step)
-        torch.manual_seed(seeded(recipe.seed, "dropout", self.step).initial_seed())  # stochastic depth, dropout
-        indices = indices.to(self.device)
-        images = augment(self.data.train_images[indices], generator, flip=recipe.flip, padding=recipe.crop_padding)
-        images, targets = self.data.normalize(images), self.data.train_labels[indices]
-        if recipe.erasing:
-            images = random_erasing(images, seeded(recipe.seed, "erasing", self.step), recipe.erasing)
-        if recipe.mixup or recipe.cutmix:  # targets (B,) become (B, num_classes)
-            generator = seeded(recipe.seed, "mix", self.step)
-            images, targets = mix(images, targets, self.data.num_classes, generator, recipe.mixup, recipe.cutmix)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            logits = self.forward(images)  # (B, num_classes)
-        loss = self.loss(images, logits.float(), targets)
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate(self.step)
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.step += 1
-        return loss.detach()
-
-    def loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy of logits (B, num_classes); `images` are the normalised ones that the model has seen."""
-        return F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
-
-    def evaluate(self) -> None:
-        """Measure the test accuracy now. A subclass measures more by extending this, into `history.measured`."""
-        self.history.accuracy[self.step] = evaluate(self.model, self.data, self.device)
-
-    def save(self, path: Path) -> None:
-        """Write the run to `path` in one move: a killed process leaves the old file or the new, never a half."""
-        state = {
-            "identity": self.identity,
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": asdict(self.history),
-        }
-        content = io.BytesIO()
-        torch.save(state, content)
-        write_in_one_move(path, content.getvalue())
-
-    def load(self, path: Path) -> None:
-        """Go back to where `path` was saved. ValueError if it is no checkpoint or of another configuration."""
-        try:
-            state = torch.load(path, map_location=self.device, weights_only=True)
-            # A setting that a checkpoint does not know is younger than it: the run had what is now the default.
-            identity = {f"recipe.{setting.name}": setting.default for setting in fields(Recipe)} | state["identity"]
-        except Exception as error:
-            raise ValueError(f"{path} is not a readable checkpoint; delete it to train from the start.") from error
-        differing = [name for name in self.identity | identity if self.identity.get(name) != identity.get(name)]
-        if differing:
-            raise ValueError(
-                f"{path} is the checkpoint of another configuration (it differs in {', '.join(differing)}); "
-                "give another path, or delete it to train from the start."
-            )
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history, self.step = History(**state["history"]), state["step"]
+def name_of(function: Callable | None) -> str:
+    """What a checkpoint knows a loss or a measure by: its `identity` where it has one, or else its name."""
+    if function is None:
+        return "default"
+    return getattr(function, "identity", None) or getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def train(
@@ -241,7 +207,8 @@ def train(
     device: str | torch.device = "auto",
     checkpoint: str | Path | None = None,
     label: str = "training",
-    run_type: type[Run] = Run,
+    loss: Loss | None = None,
+    measure: Measure | None = None,
     compile: bool = False,
 ) -> History:
     """Train `model` in place and return its history.
@@ -253,55 +220,118 @@ def train(
         checkpoint: a file written at every evaluation and at least once a minute. If it exists, the run goes on
             from it and ends as if it had never stopped; ValueError if it belongs to another configuration.
         label: what the progress bar says.
-        run_type: a subclass of `Run`, for another training step or further measurements.
+        loss: `loss(images, logits, targets)` in place of the cross-entropy with the recipe's label smoothing. It sees
+            the normalised images (B, C, h, w) that the model has seen, logits (B, num_classes) in float32, and
+            targets: labels (B,), or shares (B, num_classes) after mixing.
+        measure: `measure(model, step)` is called at the start and at every evaluation; it returns a dict of numbers
+            and lists of them, which `History.measured` keeps.
         compile: train through torch.compile, which needs a C++ compiler on a CPU and Triton on CUDA. The first
             step takes long, the others less time; results differ by rounding and by what stochastic depth and
             dropout draw.
+
+    A checkpoint knows loss and measure by their attribute `identity`, a string, or else by their names.
 
     Raises:
         FloatingPointError: the loss is no longer finite; says at which step. The last good checkpoint stays.
     """
     device = pick_device(device)
     checkpoint = None if checkpoint is None else Path(checkpoint)
-    run = run_type(model, data, recipe, device)
-    if compile:
-        run.forward = torch.compile(run.model)  # beside the model, whose state dict would change its names
+    identity = (
+        {f"model.{name}": value for name, value in getattr(model, "config", {}).items()}
+        | {f"recipe.{name}": value for name, value in asdict(recipe).items()}
+        | {"data.name": data.name, "data.checksum": data.checksum()}
+        | {"loss": name_of(loss), "measure": name_of(measure)}
+    )
+    model.to(device).train()
+    if recipe.drop_path is not None:
+        model.set_drop_path(recipe.drop_path)
+    forward = torch.compile(model) if compile else model  # beside the model, whose state dict would change its names
+    data = data.to(device)
+    loss = loss or recipe.loss
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
+    history, step = History(), 0
     if checkpoint is not None and checkpoint.exists():
-        run.load(checkpoint)
+        history, step = load(checkpoint, identity, model, optimizer)
     evaluated_after = recipe.evaluated_after()
     pending: list[Tensor] = []  # losses still on the device: reading each at once would stall a GPU
-    bar = progress(total=recipe.steps, initial=run.step, desc=label, unit="step")
-    before, start = run.history.seconds, time.perf_counter()
+    bar = progress(total=recipe.steps, initial=step, desc=label, unit="step")
+    before, start = history.seconds, time.perf_counter()
     saved = start
 
     def settle() -> None:
         losses = torch.stack(pending).tolist() if pending else []
-        for number, loss in enumerate(losses, start=len(run.history.loss) + 1):
-            if not math.isfinite(loss):
+        for number, value in enumerate(losses, start=len(history.loss) + 1):
+            if not math.isfinite(value):
                 kept = f"the last good checkpoint is kept in {checkpoint}" if checkpoint else "no checkpoint was kept"
                 raise FloatingPointError(
-                    f"The loss became {loss} at step {number} of {recipe.steps}; {kept}. Try a smaller learning rate."
+                    f"The loss became {value} at step {number} of {recipe.steps}; {kept}. Try a smaller learning rate."
                 )
-        run.history.loss += losses
+        history.loss += losses
         bar.update(len(losses))
         pending.clear()
-        run.history.seconds = before + time.perf_counter() - start
+        history.seconds = before + time.perf_counter() - start
+
+    def take_measure() -> None:
+        for name, value in measure(model, step).items() if measure else ():
+            history.measured.setdefault(name, {})[step] = value
 
     try:
-        order = batches(len(data.train_labels), recipe.batch_size, recipe.seed, start_step=run.step)
+        order = batches(len(data.train_labels), recipe.batch_size, recipe.seed, start_step=step)
         with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-            while run.step < recipe.steps:
-                pending.append(run.train_step(next(order)))
-                if run.step not in evaluated_after and run.step % 10:
+            if step == 0:
+                take_measure()
+            while step < recipe.steps:
+                pending.append(training_step(forward, optimizer, data, recipe, loss, step, next(order)))
+                step += 1
+                if step not in evaluated_after and step % 10:
                     continue
                 settle()
-                if run.step in evaluated_after:
-                    run.evaluate()
-                    bar.set_postfix_str(f"test {run.history.accuracy[run.step]:.1f} %")
+                if step in evaluated_after:
+                    history.accuracy[step] = evaluate(model, data, device)
+                    take_measure()
+                    bar.set_postfix_str(f"test {history.accuracy[step]:.1f} %")
                     settle()  # the time of the test counts too
-                if checkpoint is not None and (run.step in evaluated_after or time.perf_counter() - saved > 60):
-                    run.save(checkpoint)
+                if checkpoint is not None and (step in evaluated_after or time.perf_counter() - saved > 60):
+                    save(checkpoint, identity, model, optimizer, history, step)
                     saved = time.perf_counter()
     finally:
         bar.close()
-    return run.history
+    return history
+
+
+def save(path: Path, identity: dict, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, step: int):
+    """Write a run to `path` in one move: a killed process leaves the old file or the new, never a half."""
+    state = {
+        "identity": identity,
+        "step": step,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": asdict(history),
+    }
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_in_one_move(path, content.getvalue())
+
+
+def load(
+    path: Path, identity: dict, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[History, int]:
+    """Put model and optimiser where `path` was saved; returns the history and the number of steps done.
+
+    ValueError if it is no checkpoint or of another configuration.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # A setting that a checkpoint does not know is younger than it: the run had what is now the default.
+        there = {f"recipe.{setting.name}": setting.default for setting in fields(Recipe)} | state["identity"]
+    except Exception as error:
+        raise ValueError(f"{path} is not a readable checkpoint; delete it to train from the start.") from error
+    differing = [name for name in identity | there if identity.get(name) != there.get(name)]
+    if differing:
+        raise ValueError(
+            f"{path} is the checkpoint of another configuration (it differs in {', '.join(differing)}); "
+            "give another path, or delete it to train from the start."
+        )
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return History(**state["history"]), state["step"]

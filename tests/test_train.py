@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
 from convit_edu.data import augment, batches, mix, random_erasing, seeded
-from convit_edu.train import Recipe, Run, evaluate, parameter_groups, pick_device, train
+from convit_edu.train import Recipe, evaluate, parameter_groups, pick_device, train
 
 RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3, drop_path=0.2)
 EVERYTHING = dataclasses.replace(RECIPE, erasing=0.5, mixup=0.8, cutmix=1.0)
@@ -30,7 +30,27 @@ def images():
 
 def fresh(**overrides):
     sizes = {"embed_dim": 36, "depth": 2, "local_up_to_layer": 1}
-    return create_model("convit_mini_28", seed=0, **sizes | overrides)
+    return create_model("convit_mini_28", **{"seed": 0} | sizes | overrides)
+
+
+def before_step(model, number, do):
+    """The same model, which calls `do` when a training step is about to begin after so many."""
+    steps = itertools.count()
+
+    def hook(module, _):
+        if module.training and next(steps) == number:
+            do(module)
+
+    model.register_forward_pre_hook(hook)
+    return model
+
+
+def press_ctrl_c(_):
+    raise KeyboardInterrupt
+
+
+def head_norms(model, step):
+    return {"head norms": [p.detach().norm().item() for p in model.head.parameters()], "step": step}
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine():
@@ -118,15 +138,9 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     whole_model = fresh()
     whole = train(whole_model, images, RECIPE)
 
-    class Interrupted(Run):
-        def train_step(self, indices):
-            if self.step == stop_after:
-                raise KeyboardInterrupt
-            return super().train_step(indices)
-
     path = tmp_path / "run" / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), images, RECIPE, checkpoint=path, run_type=Interrupted)
+        train(before_step(fresh(), stop_after, press_ctrl_c), images, RECIPE, checkpoint=path)
     resumed_model = create_model("convit_mini_28", seed=99, embed_dim=36, depth=2, local_up_to_layer=1)
     resumed = train(resumed_model, images, RECIPE, checkpoint=path)
     assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
@@ -138,31 +152,32 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
 
 
 def test_a_run_that_mixes_erases_and_measures_resumes_to_the_same_result(images, tmp_path):
-    class Measured(Run):
-        stop_after = None
-
-        def train_step(self, indices):
-            if self.step == self.stop_after:
-                raise KeyboardInterrupt
-            return super().train_step(indices)
-
-        def evaluate(self):
-            super().evaluate()
-            norms = [p.detach().norm().item() for p in self.model.head.parameters()]
-            self.history.measured.setdefault("head norms", {})[self.step] = norms
-
-    class Interrupted(Measured):
-        stop_after = 6
-
     path = tmp_path / "checkpoint.pt"
-    whole = train(fresh(), images, EVERYTHING, run_type=Measured)
+    whole = train(fresh(), images, EVERYTHING, measure=head_norms)
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), images, EVERYTHING, checkpoint=path, run_type=Interrupted)
-    resumed = train(fresh(), images, EVERYTHING, checkpoint=path, run_type=Measured)
+        train(before_step(fresh(), 6, press_ctrl_c), images, EVERYTHING, checkpoint=path, measure=head_norms)
+    resumed = train(fresh(), images, EVERYTHING, checkpoint=path, measure=head_norms)
     assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
     assert resumed.measured == whole.measured
-    assert list(whole.measured["head norms"]) == [4, 8, 12] and whole.measured["head norms"][4][0] > 0
+    assert whole.measured["step"] == {0: 0, 4: 4, 8: 8, 12: 12}  # at the start and at every evaluation
+    assert list(whole.measured["head norms"]) == [0, 4, 8, 12] and whole.measured["head norms"][4][0] > 0
     assert train(fresh(), images, RECIPE).measured == {}
+
+
+def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(images):
+    seen, recipe = [], dataclasses.replace(EVERYTHING, steps=4, evaluations=1, precision="bfloat16")
+    model = fresh()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+
+    def halved(batch, logits, targets):
+        assert torch.equal(batch, seen[-1]) and logits.dtype == torch.float32 and targets.shape == (16, 10)
+        return F.cross_entropy(logits, targets, label_smoothing=0.1) / 2
+
+    history, plain = train(model, images, recipe, "cpu", loss=halved), train(fresh(), images, recipe, "cpu")
+    assert history.loss[0] == plain.loss[0] / 2 and len(seen) == 4
+    model = fresh()
+    flat = train(model, images, recipe, "cpu", loss=lambda batch, logits, targets: 0 * logits.sum())
+    assert flat.loss == [0] * 4 and torch.equal(model.head.bias, fresh().head.bias)  # biases do not decay
 
 
 def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
@@ -183,6 +198,10 @@ def test_a_checkpoint_of_another_configuration_is_refused(images, tmp_path):
     train(fresh(), images, RECIPE, checkpoint=path)
     with pytest.raises(ValueError, match=r"another configuration \(it differs in model.depth\)"):
         train(fresh(depth=3), images, RECIPE, checkpoint=path)
+    with pytest.raises(ValueError, match=r"it differs in measure\)"):
+        train(fresh(), images, RECIPE, checkpoint=path, measure=head_norms)
+    with pytest.raises(ValueError, match=r"it differs in loss\)"):
+        train(fresh(), images, RECIPE, checkpoint=path, loss=lambda batch, logits, targets: logits.mean())
     with pytest.raises(ValueError, match=r"it differs in recipe.lr, recipe.seed"):
         train(fresh(), images, dataclasses.replace(RECIPE, lr=2e-3, seed=1), checkpoint=path)
     with pytest.raises(ValueError, match=r"it differs in data.checksum"):
@@ -193,15 +212,12 @@ def test_a_checkpoint_of_another_configuration_is_refused(images, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(images, tmp_path):
-    class Poisoned(Run):
-        def train_step(self, indices):
-            if self.step == 6:
-                self.model.head.bias.data.fill_(math.nan)  # the weights are lost as well as the loss
-            return super().train_step(indices)
+    def poison(model):
+        model.head.bias.data.fill_(math.nan)  # the weights are lost as well as the loss
 
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FloatingPointError, match="became nan at step 7 of 12; the last good checkpoint is kept"):
-        train(fresh(), images, RECIPE, checkpoint=path, run_type=Poisoned)
+        train(before_step(fresh(), 6, poison), images, RECIPE, checkpoint=path)
     model = fresh()
     history = train(model, images, RECIPE, checkpoint=path)
     assert len(history.loss) == 12 and all(map(math.isfinite, history.loss))

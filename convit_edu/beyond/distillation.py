@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..train import Run
 
 
 def hard_distillation_loss(
@@ -26,25 +25,22 @@ def hard_distillation_loss(
     return (with_label + F.cross_entropy(logits, said)) / 2
 
 
-def distilled(run_type: type[Run], teacher: nn.Module) -> type[Run]:
-    """A kind of `Run`, for `train(run_type=...)`, whose loss is `hard_distillation_loss` with this teacher.
+class HardDistillation:
+    """`hard_distillation_loss` with this teacher, for `train(loss=...)`; the smoothing of labels is that of the recipe.
 
     The teacher sees the very images that the student sees, flipped and cropped alike, in evaluation mode; it is
-    moved to the run's device, and not trained.
+    moved to their device, and not trained.
     """
 
-    class DistilledRun(run_type):
-        def __init__(self, model: nn.Module, data: Dataset, recipe, device: torch.device):
-            super().__init__(model, data, recipe, device)
-            self.teacher = teacher.to(device).eval()
-            self.identity = self.identity | {"teacher": checksum(teacher)}
+    def __init__(self, teacher: nn.Module, label_smoothing: float = 0.0):
+        self.teacher, self.label_smoothing = teacher.eval(), label_smoothing
+        # A checkpoint of the student goes on with the same teacher alone.
+        self.identity = f"hard distillation, smoothing {label_smoothing}, teacher {checksum(teacher)}"
 
-        def loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-            with torch.no_grad():
-                said = self.teacher(images)
-            return hard_distillation_loss(logits, targets, said, self.recipe.label_smoothing)
-
-    return DistilledRun
+    def __call__(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            said = self.teacher.to(images.device)(images)  # (B, num_classes)
+        return hard_distillation_loss(logits, targets, said, self.label_smoothing)
 
 
 def checksum(model: nn.Module) -> str:
