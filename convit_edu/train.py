@@ -1,4 +1,4 @@
-"""Training and testing: one recipe for ConViT and DeiT alike (Section 4, at the size of one machine).
+"""Training: one recipe for ConViT and DeiT alike (Section 4, at the size of one machine).
 
 AdamW with decay on matrices only, linear warm-up and cosine decay, label smoothing, stochastic depth, flips
 and padded crops; on demand random erasing, mixup and cutmix. A run is fixed by its recipe and seed, can be
@@ -6,21 +6,24 @@ interrupted, and resumes from its checkpoint exactly: every random number of a s
 step alone. Chapter 07 uses this module.
 """
 
-import io
 import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
 from .data import Dataset, augment, batches, mix, random_erasing, seeded
-from .files import write_in_one_move
+from .evaluation import evaluate, evaluating, pick_device
+from .saving import identity_of, load_checkpoint, one_writer, save_checkpoint, set_weights, storable, unwrapped
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, logits, targets -> a number
 Measure = Callable[[nn.Module, int], dict]  # model, steps done -> numbers and lists, by name
@@ -33,9 +36,10 @@ class Recipe:
     Attributes:
         steps, batch_size: optimiser steps and images in each.
         lr, min_lr, warmup_steps: AdamW's learning rate rises linearly to `lr`, then falls along a cosine to `min_lr`.
+            A run no longer than its warm-up ends on the way up.
         weight_decay: on matrices only, never on biases, norms, gates, tokens or position embeddings.
-        label_smoothing: probability spread over all classes.
-        drop_path: stochastic depth of the last block; None leaves the model's own.
+        label_smoothing: probability spread over all classes, by the loss that `train` uses unless it is given another.
+        drop_path: stochastic depth of the last block, below 1; None leaves the model's own.
         flip, crop_padding: random horizontal flip; random crop after padding by so many pixels.
         erasing: probability that an image has a rectangle of noise put into it; see `data.random_erasing`.
         mixup, cutmix: alpha of the Beta distribution that says how two images are mixed, 0 being off; see
@@ -114,15 +118,6 @@ class History:
         return self.accuracy[max(self.accuracy)]
 
 
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """`device`, where "auto" is the first there is of CUDA, Apple's GPU (MPS) and the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
 def progress(*args, **options) -> tqdm:
     """A progress bar; the environment variable CONVIT_EDU_PROGRESS=0 turns all of them off."""
     return tqdm(*args, disable=not progress_shown(), **options)
@@ -139,36 +134,11 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             groups[parameter.ndim > 1 and name not in ("pos_embed", "cls_token")].append(parameter)
-    return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
-    ]
-
-
-@torch.no_grad()
-def evaluate(model: nn.Module, data: Dataset, device: str | torch.device = "auto", batch_size: int = 500) -> float:
-    """Test accuracy in per cent. The model is moved to `device` and left in the mode it was in."""
-    device = pick_device(device)
-    training = model.training
-    model.to(device).eval()
-    correct = 0
-    for images, labels in zip(
-        data.test_images.split(batch_size), data.test_labels.split(batch_size), strict=True
-    ):
-        logits = model(data.normalize(images.to(device)))  # (B, num_classes)
-        correct += (logits.argmax(1) == labels.to(device)).sum().item()
-    model.train(training)
-    return 100 * correct / len(data.test_labels)
+    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
 
 
 def training_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    data: Dataset,
-    recipe: Recipe,
-    loss: Loss,
-    step: int,
-    indices: Tensor,
+    model: nn.Module, optimizer: Optimizer, data: Dataset, recipe: Recipe, loss: Loss, step: int, indices: Tensor
 ) -> Tensor:
     """Step number `step`, counted from 0, on the training images of `indices` (B,); returns the loss, on the device."""
     # Seeded by the step, so that a resumed run draws what an uninterrupted one would have drawn.
@@ -193,13 +163,6 @@ def training_step(
     return value.detach()
 
 
-def name_of(function: Callable | None) -> str:
-    """What a checkpoint knows a loss or a measure by: its `identity` where it has one, or else its name."""
-    if function is None:
-        return "default"
-    return getattr(function, "identity", None) or getattr(function, "__qualname__", type(function).__qualname__)
-
-
 def train(
     model: nn.Module,
     data: Dataset,
@@ -211,127 +174,99 @@ def train(
     measure: Measure | None = None,
     compile: bool = False,
 ) -> History:
-    """Train `model` in place and return its history.
+    """Train `model` in place, and return its history. It stays on `device`, in training mode.
 
     Args:
         model, data, recipe: what, on what, and how. The seed of the recipe does not cover the model's own
             initial weights: see `create_model(name, seed=...)`.
         device: "auto" takes a GPU where there is one; see `pick_device`.
         checkpoint: a file written at every evaluation and at least once a minute. If it exists, the run goes on
-            from it and ends as if it had never stopped; ValueError if it belongs to another configuration.
+            from it and ends as if it had never stopped, given the model as it was at the start.
         label: what the progress bar says.
-        loss: `loss(images, logits, targets)` in place of the cross-entropy with the recipe's label smoothing. It sees
-            the normalised images (B, C, h, w) that the model has seen, logits (B, num_classes) in float32, and
-            targets: labels (B,), or shares (B, num_classes) after mixing.
-        measure: `measure(model, step)` is called at the start and at every evaluation; it returns a dict of numbers
-            and lists of them, which `History.measured` keeps.
+        loss: `loss(images, logits, targets)` in place of `Recipe.loss`. It sees the normalised images (B, C, h, w)
+            that the model has seen, logits (B, num_classes) in float32, and targets: labels (B,), or shares
+            (B, num_classes) after mixing. A checkpoint knows it by its attribute `identity`, or else by its name.
+        measure: `measure(model, step)`, called with the model in evaluation mode at the start and at every
+            evaluation; returns what `History.measured` is to keep. A checkpoint knows it as it does the loss.
         compile: train through torch.compile, which needs a C++ compiler on a CPU and Triton on CUDA. The first
             step takes long, the others less time; results differ by rounding and by what stochastic depth and
             dropout draw.
 
-    A checkpoint knows loss and measure by their attribute `identity`, a string, or else by their names.
-
-    Raises:
-        FloatingPointError: the loss is no longer finite; says at which step. The last good checkpoint stays.
+    Raises, before the first step:
+        ValueError: model and data do not fit, or the checkpoint is of another run or damaged.
+        OSError: the checkpoint cannot be read or written, or another run writes it.
+    Later:
+        FloatingPointError: loss or logits are no longer finite; says at which step. The last good checkpoint stays.
     """
-    device = pick_device(device)
-    checkpoint = None if checkpoint is None else Path(checkpoint)
-    identity = (
-        {f"model.{name}": value for name, value in getattr(model, "config", {}).items()}
-        | {f"recipe.{name}": value for name, value in asdict(recipe).items()}
-        | {"data.name": data.name, "data.checksum": data.checksum()}
-        | {"loss": name_of(loss), "measure": name_of(measure)}
-    )
-    model.to(device).train()
-    if recipe.drop_path is not None:
-        model.set_drop_path(recipe.drop_path)
-    forward = torch.compile(model) if compile else model  # beside the model, whose state dict would change its names
-    data = data.to(device)
-    loss = loss or recipe.loss
-    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay), lr=recipe.lr)
-    history, step = History(), 0
-    if checkpoint is not None and checkpoint.exists():
-        history, step = load(checkpoint, identity, model, optimizer)
-    evaluated_after = recipe.evaluated_after()
-    pending: list[Tensor] = []  # losses still on the device: reading each at once would stall a GPU
-    bar = progress(total=recipe.steps, initial=step, desc=label, unit="step")
-    before, start = history.seconds, time.perf_counter()
-    saved = start
+    device, inner = pick_device(device), unwrapped(model)
+    checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
+    with ExitStack() as held:  # what is let go of at the end, however it comes
+        if checkpoint:
+            held.enter_context(one_writer(checkpoint))
+            identity = identity_of(model, data, recipe, loss, measure)
+        model.to(device).train()
+        if recipe.drop_path is not None:
+            inner.set_drop_path(recipe.drop_path)
+        forward = torch.compile(model) if compile else model
+        data, loss = data.to(device), loss or recipe.loss
+        few = replace(data, test_images=data.test_images[:100], test_labels=data.test_labels[:100])
+        optimizer = AdamW(parameter_groups(inner, recipe.weight_decay), lr=recipe.lr)
+        history, step = History(), 0
+        if checkpoint and checkpoint.exists():
+            state = load_checkpoint(checkpoint, identity, recipe)
+            set_weights(model, state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            history, step = History(**state["history"]), state["step"]
+        evaluate(model, few, device)  # before any work: do model and data fit?
+        bar = held.enter_context(progress(total=recipe.steps, initial=step, desc=label, unit="step"))
+        held.enter_context(torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type))
+        pending: list[Tensor] = []  # losses still on the device: reading each at once would stall a GPU
+        before, start = history.seconds, time.perf_counter()
+        saved = start
 
-    def settle() -> None:
-        losses = torch.stack(pending).tolist() if pending else []
-        for number, value in enumerate(losses, start=len(history.loss) + 1):
-            if not math.isfinite(value):
-                kept = f"the last good checkpoint is kept in {checkpoint}" if checkpoint else "no checkpoint was kept"
-                raise FloatingPointError(
-                    f"The loss became {value} at step {number} of {recipe.steps}; {kept}. Try a smaller learning rate."
-                )
-        history.loss += losses
-        bar.update(len(losses))
-        pending.clear()
-        history.seconds = before + time.perf_counter() - start
+        def settle() -> None:
+            losses = torch.stack(pending).tolist() if pending else []
+            for number, value in enumerate(losses, start=len(history.loss) + 1):
+                if not math.isfinite(value):
+                    raise diverged(f"The loss became {value} at step {number}")
+            history.loss += losses
+            bar.update(len(losses))
+            pending.clear()
+            history.seconds = before + time.perf_counter() - start
 
-    def take_measure() -> None:
-        for name, value in measure(model, step).items() if measure else ():
-            history.measured.setdefault(name, {})[step] = value
+        def diverged(what: str) -> FloatingPointError:
+            there = checkpoint and checkpoint.exists()
+            kept = f"the last good checkpoint is kept in {checkpoint}" if there else "no checkpoint was kept"
+            return FloatingPointError(f"{what} of {recipe.steps}; {kept}. Try a smaller learning rate.")
 
-    try:
+        def take_measure() -> None:
+            with evaluating(model):
+                for name, value in (measure(model, step) if measure else {}).items():
+                    history.measured.setdefault(name, {})[step] = storable(value, name)
+
+        if step == 0:
+            take_measure()
+        evaluated_after = recipe.evaluated_after()
         order = batches(len(data.train_labels), recipe.batch_size, recipe.seed, start_step=step)
-        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=device.type):
-            if step == 0:
+        for indices in islice(order, recipe.steps - step):
+            pending.append(training_step(forward, optimizer, data, recipe, loss, step, indices))
+            step += 1
+            tested = step in evaluated_after
+            if not tested and step % 10:
+                continue
+            settle()
+            if not tested and not (checkpoint and time.perf_counter() - saved > 60):
+                continue
+            try:
+                accuracy = evaluate(model, data if tested else few, device)
+            except FloatingPointError:  # the last step's doing, of which no loss has told yet
+                raise diverged(f"The logits are no longer finite after step {step}") from None
+            if tested:
+                history.accuracy[step] = accuracy
                 take_measure()
-            while step < recipe.steps:
-                pending.append(training_step(forward, optimizer, data, recipe, loss, step, next(order)))
-                step += 1
-                if step not in evaluated_after and step % 10:
-                    continue
-                settle()
-                if step in evaluated_after:
-                    history.accuracy[step] = evaluate(model, data, device)
-                    take_measure()
-                    bar.set_postfix_str(f"test {history.accuracy[step]:.1f} %")
-                    settle()  # the time of the test counts too
-                if checkpoint is not None and (step in evaluated_after or time.perf_counter() - saved > 60):
-                    save(checkpoint, identity, model, optimizer, history, step)
-                    saved = time.perf_counter()
-    finally:
-        bar.close()
+                bar.set_postfix_str(f"test {accuracy:.1f} %")
+            settle()  # the time of the test counts too
+            if checkpoint:
+                save_checkpoint(checkpoint, identity, step, model, optimizer, history)
+                saved = time.perf_counter()
     return history
-
-
-def save(path: Path, identity: dict, model: nn.Module, optimizer: torch.optim.Optimizer, history: History, step: int):
-    """Write a run to `path` in one move: a killed process leaves the old file or the new, never a half."""
-    state = {
-        "identity": identity,
-        "step": step,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": asdict(history),
-    }
-    content = io.BytesIO()
-    torch.save(state, content)
-    write_in_one_move(path, content.getvalue())
-
-
-def load(
-    path: Path, identity: dict, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[History, int]:
-    """Put model and optimiser where `path` was saved; returns the history and the number of steps done.
-
-    ValueError if it is no checkpoint or of another configuration.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        # A setting that a checkpoint does not know is younger than it: the run had what is now the default.
-        there = {f"recipe.{setting.name}": setting.default for setting in fields(Recipe)} | state["identity"]
-    except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint; delete it to train from the start.") from error
-    differing = [name for name in identity | there if identity.get(name) != there.get(name)]
-    if differing:
-        raise ValueError(
-            f"{path} is the checkpoint of another configuration (it differs in {', '.join(differing)}); "
-            "give another path, or delete it to train from the start."
-        )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return History(**state["history"]), state["step"]

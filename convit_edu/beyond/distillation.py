@@ -3,13 +3,13 @@
 No distillation token: the student has one head, and both halves of the loss read it. Chapter 11 uses this module.
 """
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Dataset
+from ..evaluation import evaluating, logits_of
+from ..saving import checksum
 
 
 def hard_distillation_loss(
@@ -43,19 +43,8 @@ class HardDistillation:
         return hard_distillation_loss(logits, targets, said, self.label_smoothing)
 
 
-def checksum(model: nn.Module) -> str:
-    """16 hexadecimal digits that depend on a model's weights: whose checkpoint goes with which teacher."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 @torch.no_grad()
 def predictions(model: nn.Module, images: Tensor, data: Dataset, batch_size: int = 500) -> Tensor:
     """The most likely class (B,) of images (B, C, h, w) with bytes as pixels; the model is left in its mode."""
-    training = model.training
-    model.eval()
-    found = [model(data.normalize(batch)).argmax(1) for batch in images.split(batch_size)]
-    model.train(training)
-    return torch.cat(found)
+    with evaluating(model):
+        return torch.cat([logits_of(model, data, batch).argmax(1) for batch in images.split(batch_size)])
