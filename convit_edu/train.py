@@ -8,11 +8,13 @@ step alone. Chapter 07 uses this module.
 
 import math
 import os
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -27,6 +29,14 @@ from .saving import identity_of, load_checkpoint, one_writer, save_checkpoint, s
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, logits, targets -> a number
 Measure = Callable[[nn.Module, int], dict]  # model, steps done -> numbers and lists, by name
+
+RANGES = (  # names of settings, their least and largest value, and that in words
+    ("steps batch_size evaluations", 1, sys.float_info.max, "a whole number of at least 1"),
+    ("warmup_steps crop_padding seed", 0, sys.float_info.max, "a whole number of at least 0"),
+    ("lr min_lr weight_decay mixup cutmix", 0.0, sys.float_info.max, "a finite number of at least 0"),
+    ("label_smoothing erasing", 0.0, 1.0, "a number from 0 to 1"),
+    ("drop_path", 0.0, math.nextafter(1, 0), "a number from 0 to below 1, or None"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,13 +81,20 @@ class Recipe:
     def __post_init__(self):
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"Unknown precision {self.precision!r}; known: float32, bfloat16.")
-        if min(self.steps, self.batch_size, self.evaluations) < 1:
-            raise ValueError("A recipe needs at least one step, one image a batch and one evaluation.")
-        if not (0 <= self.mixup < math.inf and 0 <= self.cutmix < math.inf and 0 <= self.erasing <= 1):
-            raise ValueError(
-                "mixup and cutmix must be finite and not negative, and erasing is a probability in [0, 1], "
-                f"not {self.mixup}, {self.cutmix} and {self.erasing}."
-            )
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"flip must be True or False, not {self.flip!r}.")
+        for names, least, largest, words in RANGES:
+            for name in names.split():
+                value, kind = getattr(self, name), type(least)
+                if name == "drop_path" and value is None:
+                    continue
+                right = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+                if not (right and least <= kind(value) <= largest):
+                    raise ValueError(f"{name} must be {words}, not {value!r}.")
+                if type(value) not in (int, float):  # numpy's, which a checkpoint would not read back
+                    object.__setattr__(self, name, kind(value))
+        if self.min_lr > self.lr:
+            raise ValueError(f"The learning rate falls from lr, {self.lr}, to min_lr, which {self.min_lr} is above.")
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of `step`, counted from 0."""

@@ -530,14 +530,33 @@ def test_no_step_needs_double_precision(images):
     assert torch.float32 in seen and torch.uint8 in seen and torch.float64 not in seen
 
 
-def test_bad_recipes_are_named():
-    with pytest.raises(ValueError, match="Unknown precision 'int8'; known: float32, bfloat16"):
-        Recipe(precision="int8")
-    with pytest.raises(ValueError, match="at least one step"):
-        Recipe(steps=0)
-    for options in ({"mixup": -0.1}, {"cutmix": math.inf}, {"erasing": 1.1}, {"erasing": -0.1}, {"mixup": math.nan}):
-        with pytest.raises(ValueError, match="mixup and cutmix must be finite and not negative, and erasing is a prob"):
-            Recipe(**options)
+BAD = {
+    "steps batch_size evaluations": [0, -1, 1.0, 2.5, "3", True, None, math.nan],
+    "warmup_steps crop_padding seed": [-1, 0.1, "3", False, None, math.nan],
+    "lr min_lr weight_decay mixup cutmix": [-0.1, math.nan, math.inf, "1e-3", True, None],
+    "label_smoothing erasing": [-0.1, 1.5, math.nan, "0.1", True, None],
+    "drop_path": [-0.1, 1, 1.5, math.nan, "0.1", False],
+    "flip": [1, "no", None],
+    "precision": ["float16", "int8", None],
+}
+
+
+BAD_SETTINGS = [(name, value) for names, values in BAD.items() for name in names.split() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_a_setting_that_no_run_can_have_is_named(name, value):
+    with pytest.raises(ValueError, match=f"(?i){name}.*{re.escape(repr(value))}"):
+        Recipe(**{name: value})
+
+
+def test_settings_at_their_limits_are_taken():
+    Recipe(steps=3, warmup_steps=30)  # a run shorter than its warm-up
+    Recipe(lr=0, min_lr=0, weight_decay=0, label_smoothing=1, erasing=1, drop_path=0.99, crop_padding=0, warmup_steps=0)
+    with pytest.raises(ValueError, match="lr, 1e-06, to min_lr, which 1e-05"):
+        Recipe(lr=1e-6)
+    recipe = Recipe(seed=np.int64(3), lr=np.float32(0.5))
+    assert (type(recipe.seed), type(recipe.lr)) == (int, float) and recipe == Recipe(seed=3, lr=0.5)
 
 
 def test_device_auto(monkeypatch):
