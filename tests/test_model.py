@@ -1,5 +1,6 @@
 """The whole network: sizes, class token, pooling, trace, other image sizes, and its errors."""
 
+import math
 import subprocess
 import sys
 
@@ -117,6 +118,49 @@ def test_drop_path_drops_whole_branches_and_keeps_the_mean():
     assert out.mean() == pytest.approx(1, abs=0.05)
     assert torch.equal(drop_path(out, 0.25, training=False), out)
     assert [block.drop_path_rate for block in small(drop_path_rate=0.2).blocks] == [0.0, 0.1, 0.2]
+
+
+def test_stochastic_depth_leaves_out_either_branch_of_a_block(monkeypatch):
+    """At a rate of nearly 1, training keeps no branch: a block then passes its input on, whatever its weights."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.zeros(shape, device=device))
+    block, x = small(drop_path_rate=0.5).blocks[2].train(), torch.randn(2, 16, 36)
+    without = {"attn": block.mlp(block.norm2(x)), "mlp": block.attn(block.norm1(x), (4, 4))}
+    assert torch.equal(block(x, (4, 4)), x)
+    for branch, other in without.items():  # and each branch by itself: one that gives 0 leaves the other one's share
+        getattr(block, branch).forward = lambda x, grid=None: torch.zeros_like(x)
+        assert torch.equal(block(x, (4, 4)), x)
+        block.eval()
+        torch.testing.assert_close(block(x, (4, 4)), x + other)
+        del getattr(block.train(), branch).forward
+
+
+def test_resized_carries_over_stochastic_depth():
+    model = small(drop_path_rate=0.2)
+    model.set_drop_path(0.4)  # not the rate that it was built with
+    assert [block.drop_path_rate for block in model.resized((24, 40)).blocks] == pytest.approx([0.0, 0.2, 0.4])
+
+
+def test_resized_interpolates_by_cubics_about_the_centres_of_patches():
+    """Against Keys' kernel with a = -0.75 (torch's bicubic), written out; beyond the border the nearest value."""
+    model = small()
+    with torch.no_grad():
+        model.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
+
+    def cubic(x: float) -> float:
+        x = abs(x)
+        return (1.25 * x - 2.25) * x * x + 1 if x <= 1 else -0.75 * (((x - 5) * x + 8) * x - 4) if x < 2 else 0.0
+
+    def matrix(new: int, old: int) -> torch.Tensor:  # (new, old): how much of each old place a new one takes
+        found = torch.zeros(new, old)
+        for place in range(new):
+            centre = (place + 0.5) * old / new - 0.5  # centres of patches, not corners, lie on one another
+            for near in range(math.floor(centre) - 1, math.floor(centre) + 3):
+                found[place, min(max(near, 0), old - 1)] += cubic(centre - near)
+        return found
+
+    field = model.pos_embed.reshape(3, 5, 36)
+    expected = torch.einsum("Yy,Xx,yxd->YXd", matrix(6, 3), matrix(7, 5), field)
+    torch.testing.assert_close(model.resized((24, 28)).pos_embed.reshape(6, 7, 36), expected, rtol=0, atol=1e-5)
 
 
 def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings():
