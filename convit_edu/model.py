@@ -80,7 +80,7 @@ class Block(nn.Module):
         return x + drop_path(self.mlp(self.norm2(x)), self.drop_path_rate, self.training)
 
 
-class VisionTransformer(nn.Module):
+class ConViT(nn.Module):
     """ConViT, DeiT and what lies between.
 
     Args:
@@ -216,7 +216,7 @@ class VisionTransformer(nn.Module):
         return block.attn.weights(block.norm1(trace[f"blocks.{layer}"]), self.grid)
 
     @torch.no_grad()
-    def resized(self, img_size: int | Sequence[int]) -> "VisionTransformer":
+    def resized(self, img_size: int | Sequence[int]) -> "ConViT":
         """A copy of this model for images of another size, square or not.
 
         Positional attention depends on offsets alone and carries over exactly. The absolute embeddings belong
@@ -262,7 +262,7 @@ CONFIGS: dict[str, dict] = {
 }
 
 
-def create_model(name: str, seed: int | None = None, **overrides) -> VisionTransformer:
+def create_model(name: str, seed: int | None = None, **overrides) -> ConViT:
     """A named configuration, with any constructor argument overridden.
 
     `create_model(name, local_up_to_layer=0)` is the DeiT of equal size to any ConViT. A `seed` fixes the initial
@@ -274,4 +274,4 @@ def create_model(name: str, seed: int | None = None, **overrides) -> VisionTrans
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return VisionTransformer(**CONFIGS[name] | overrides)
+        return ConViT(**CONFIGS[name] | overrides)

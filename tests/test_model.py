@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from convit_edu import CONFIGS, GPSA, SelfAttention, VisionTransformer, create_model
+from convit_edu import CONFIGS, GPSA, ConViT, SelfAttention, create_model
 from convit_edu.model import drop_path
 
 SMALL = {
@@ -18,7 +18,7 @@ SMALL = {
 
 def small(**overrides):
     torch.manual_seed(0)
-    return VisionTransformer(**SMALL | overrides).eval()
+    return ConViT(**SMALL | overrides).eval()
 
 
 @pytest.mark.parametrize(

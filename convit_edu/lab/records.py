@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..files import write_in_one_move
-from ..model import VisionTransformer
+from ..model import ConViT
 from .packing import unpack
 
 SCHEMA = 1
@@ -139,7 +139,7 @@ def only_writer(folder: str | Path):
         lock.release()
 
 
-def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
+def checkpoint_bytes(model: ConViT, run_id: str) -> bytes:
     """A model's weights in float16 and its configuration, as the content of a safetensors file."""
     from safetensors.torch import save
 
@@ -148,7 +148,7 @@ def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
     return save(weights, {"convit_edu": json.dumps({"config": model.config, "run": run_id})})
 
 
-def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> VisionTransformer:
+def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> ConViT:
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
     The shipped ones are made again by `python -m convit_edu run checkpoints`. RecordError if there is none.
@@ -162,7 +162,7 @@ def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = Non
         with safe_open(path, "pt") as file:
             config = json.loads(file.metadata()["convit_edu"])["config"]
             weights = {key: file.get_tensor(key).float() for key in file.keys()}
-        model = VisionTransformer(**config)
+        model = ConViT(**config)
         model.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(":")  # torch lists every weight that does not fit

@@ -21,7 +21,7 @@ from .. import data
 from ..beyond.distillation import distilled, predictions
 from ..beyond.recast import recast
 from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
-from ..model import VisionTransformer
+from ..model import ConViT
 from ..train import Recipe, Run, evaluate, pick_device, train
 from . import records
 from .experiments import build
@@ -187,7 +187,7 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
     return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
 
 
-def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:
+def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     """Tables 5 and 6: accuracy in per cent with absolute positions, content or position masked at test time."""
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
@@ -201,7 +201,7 @@ def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str)
     return found
 
 
-def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
+def both_metrics(model: ConViT, images: data.Dataset) -> dict:
     """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
     probe = probe_images(images)
     return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in
