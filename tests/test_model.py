@@ -94,6 +94,34 @@ def test_local_start_survives_the_model_wide_initialisation():
     assert free.pos_proj.weight.abs().max() < 0.1 and free.v.weight.diagonal().mean() < 0.1
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_init_gain_scales_the_matrices_of_the_blocks_by_their_fan_in_and_nothing_else(random):
+    start = dict(embed_dim=144, positional_init=not random, identity_values=not random)
+    paper, scaled = small(**start), small(**start, init_gain=0.5)
+    usual = dict(paper.named_parameters())
+    for name, parameter in scaled.named_parameters():
+        layer, _, kind = name.rpartition(".")
+        block_matrix = name.startswith("blocks.") and kind == "weight" and "norm" not in name
+        if block_matrix and "pos_proj" not in name and (random or not layer.endswith("attn.v")):
+            fan_in = 576 if "fc2" in name else 144
+            assert parameter.std().item() == pytest.approx(0.5 / fan_in**0.5, rel=0.03), name
+            assert usual[name].std().item() == pytest.approx(0.02, rel=0.03), name
+        else:  # biases, norms, gates, tokens, patch embedding, head, positions: as in the paper
+            assert torch.equal(parameter, usual[name]), name
+    assert scaled.head.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert paper.config["init_gain"] is None and scaled.config["init_gain"] == 0.5
+
+
+def test_init_gain_keeps_the_size_of_a_signal_at_a_small_width():
+    """The reason for it: at width 54 and deviation 0.02 a block adds next to nothing to what passes it by."""
+    images, grown = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0)), {}
+    for gain in (None, 1.0):
+        model = create_model("convit_mini_28", seed=0, embed_dim=54, local_up_to_layer=0, init_gain=gain)
+        model(images, trace := {})
+        grown[gain] = ((trace["blocks.5"] - trace["blocks.0"]).std() / trace["blocks.0"].std()).item()
+    assert grown[None] < 0.1 < 0.5 < grown[1.0]
+
+
 def test_a_seed_fixes_the_weights_and_nothing_else():
     state = torch.get_rng_state()
     first, same, other = (create_model("convit_mini_28", seed=s).state_dict() for s in (1, 1, 2))
@@ -197,6 +225,8 @@ def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings
         ({"class_token_at": 3}, "class_token_at=3 must be a block after the last GPSA block"),
         ({"class_token_at": 2, "pool": "mean"}, "class_token_at has no meaning here"),
         ({"drop_path_rate": 1.0}, r"drop-path rate lies in \[0, 1\), got 1.0"),
+        ({"init_gain": 0.0}, "init_gain must be finite and above 0, or None for the paper's start, got 0.0"),
+        ({"init_gain": float("nan")}, "init_gain must be finite and above 0"),
         ({"num_heads": 6}, "6 heads cannot form a square kernel"),
         ({"num_heads": 16}, "dim=36 cannot be shared equally by num_heads=16"),
         ({"locality_strength": float("inf")}, "locality_strength must be finite"),
