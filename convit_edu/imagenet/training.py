@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..files import write_in_one_move
 from ..model import ConViT
 from ..parity import timm
+from ..saving import write_in_one_move
 from ..train import progress
 from .folders import (
     GroupBatches,

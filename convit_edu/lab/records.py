@@ -19,8 +19,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..files import write_in_one_move
 from ..model import ConViT
+from ..saving import write_in_one_move
 from .packing import unpack
 
 SCHEMA = 1
