@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .data import Dataset, augment, batches, mix, random_erasing, seeded
+from .augment import augment, mix, random_erasing
+from .data import Dataset, batches, seeded
 from .files import write_in_one_move
 
 
@@ -33,9 +34,9 @@ class Recipe:
         label_smoothing: probability spread over all classes.
         drop_path: stochastic depth of the last block; None leaves the model's own.
         flip, crop_padding: random horizontal flip; random crop after padding by so many pixels.
-        erasing: probability that an image has a rectangle of noise put into it; see `data.random_erasing`.
+        erasing: probability that an image has a rectangle of noise put into it; see `augment.random_erasing`.
         mixup, cutmix: alpha of the Beta distribution that says how two images are mixed, 0 being off; see
-            `data.mix`. With both on, each batch takes one of them, with probability 1/2.
+            `augment.mix`. With both on, each batch takes one of them, with probability 1/2.
         evaluations: how often, at equal distances, the test accuracy is measured; the last is at the end.
         precision: "float32", or "bfloat16" for autocast.
         seed: of data order, augmentation and stochastic depth.

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from convit_edu import _torchvision, data
-from convit_edu.data import Dataset, augment, batches, load, mix, random_erasing, seeded
+from convit_edu.augment import augment, mix, random_erasing
+from convit_edu.data import Dataset, batches, load, seeded
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_embedded.py"
 

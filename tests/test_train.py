@@ -15,7 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
-from convit_edu.data import augment, batches, mix, random_erasing, seeded
+from convit_edu.augment import augment, mix, random_erasing
+from convit_edu.data import batches, seeded
 from convit_edu.train import Recipe, Run, evaluate, parameter_groups, pick_device, train
 
 RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3, drop_path=0.2)
