@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 import ipywidgets
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data import Dataset, normalize
 from ..locality import gates, gates_at, gpsa_layers
 from ..model import ConViT
+from ..pictures import read_picture
 from ..train import progress_shown
 from . import plots
 
@@ -128,10 +129,9 @@ def picture_tensor(content: bytes, model: ConViT, mean: Tensor, std: Tensor) -> 
     """
     height, width = model.config["img_size"]
     try:
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))  # as the camera was held
-        picture = picture.convert("RGB" if model.config["in_chans"] == 3 else "L")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError("That file is no picture that can be read; try a PNG or a JPEG.") from error
+        picture = read_picture(bytes(content), "RGB" if model.config["in_chans"] == 3 else "L", "That file")
+    except ValueError as error:
+        raise ValueError(f"{error} Try a PNG or a JPEG.") from error
     picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     shown = np.array(picture)
     pixels = torch.from_numpy(shown).reshape(height, width, -1).permute(2, 0, 1)  # (C, h, w)
