@@ -107,12 +107,3 @@ for failure in RuntimeError("another CUDA version"), ImportError("_C"), ModuleNo
 def test_without_torchvision_nothing_happens():
     code = "import sys; sys.modules['torchvision'] = None; ensure_importable(); print(defined)"
     assert (done := new_python(COUNTED + code)).stdout == "[]\n", done.stderr
-
-
-def test_the_core_imports_neither_timm_nor_torchvision_nor_pillow():
-    done = new_python("""
-import sys
-import convit_edu, convit_edu.data, convit_edu._torchvision
-assert not {"torchvision", "timm", "PIL"} & set(sys.modules), "imported too early"
-""")
-    assert done.returncode == 0, done.stderr
