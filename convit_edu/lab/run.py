@@ -20,16 +20,15 @@ from tqdm import tqdm
 from .. import data
 from ..beyond.distillation import distilled, predictions
 from ..beyond.recast import recast
-from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import VisionTransformer
 from ..train import Recipe, Run, evaluate, pick_device, train
 from . import records
 from .experiments import build
-from .packing import pack
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
-PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
+MOMENTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the steps after which the weights are kept beside a checkpoint
 
 
 class ProbedRun(Run):
@@ -52,15 +51,13 @@ class ProbedRun(Run):
             self.history.measured.setdefault(name, {})[self.step] = rounded(value)
 
 
-class WatchedRun(ProbedRun):
-    """A probed run that keeps its attention on one picture too: at the start, in the middle and at the end."""
+class KeptRun(ProbedRun):
+    """A probed run that keeps its weights, in float16, at some moments before the end too (see `records.moments`)."""
 
     def measure(self) -> None:
         super().measure()
-        if self.step in (0, self.recipe.steps // 2, self.recipe.steps):
-            image = self.data.normalize(self.data.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
-            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(self.model, image)]
-            self.history.measured.setdefault("attention", {})[self.step] = found
+        if self.step in {round(share * self.recipe.steps) for share in MOMENTS}:
+            self.history.measured.setdefault("weights", {})[self.step] = records.half(self.model)
 
 
 def probe_images(images: data.Dataset) -> Tensor:
@@ -99,13 +96,13 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
     model, before, earlier = starting_model(config, seed, device, root)
     recipe = Recipe(**config["recipe"], seed=seed)
     probed = config.get("probe", False)
-    run_type = (WatchedRun if "save" in config else ProbedRun) if probed else Run
+    run_type = (KeptRun if "save" in config else ProbedRun) if probed else Run
     if "teacher" in config:
         teacher, seconds = model_before(config["teacher"], seed, device, root)
         run_type, earlier = distilled(run_type, teacher), earlier + seconds
     compiled = device.startswith("cuda")
     history = train(model, images, recipe, device, checkpoint, run_type=run_type, compile=compiled)
-    attention = history.measured.pop("attention", {})  # bytes: in a file of its own
+    moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
     if "teacher" in config:
@@ -126,7 +123,7 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
     if "save" in config:
         run_id = records.identity(config, seed)
         answer["weights"] = records.checkpoint_bytes(model, run_id)
-        answer["attention"] = records.attention_bytes(attention, PICTURE, run_id)
+        answer["moments"] = records.moments_bytes(model, moments, run_id)
     return answer
 
 
