@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
-from .data import Dataset, augment, batches, mix, random_erasing, seeded
+from .augment import augment, mix, random_erasing
+from .data import Dataset, batches, seeded
 from .evaluation import evaluate, evaluating, pick_device
 from .saving import identity_of, load_checkpoint, one_writer, save_checkpoint, set_weights, storable, unwrapped
 
@@ -51,9 +52,9 @@ class Recipe:
         label_smoothing: probability spread over all classes, by the loss that `train` uses unless it is given another.
         drop_path: stochastic depth of the last block, below 1; None leaves the model's own.
         flip, crop_padding: random horizontal flip; random crop after padding by so many pixels.
-        erasing: probability that an image has a rectangle of noise put into it; see `data.random_erasing`.
+        erasing: probability that an image has a rectangle of noise put into it; see `augment.random_erasing`.
         mixup, cutmix: alpha of the Beta distribution that says how two images are mixed, 0 being off; see
-            `data.mix`. With both on, each batch takes one of them, with probability 1/2.
+            `augment.mix`. With both on, each batch takes one of them, with probability 1/2.
         evaluations: how often, at equal distances, the test accuracy is measured; the last is at the end.
         precision: "float32", or "bfloat16" for autocast.
         seed: of data order, augmentation and stochastic depth.

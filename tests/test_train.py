@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
+from convit_edu.augment import augment, mix, random_erasing
 from convit_edu.beyond.cnn import create_cnn
-from convit_edu.data import augment, batches, mix, random_erasing, seeded
+from convit_edu.data import batches, seeded
 from convit_edu.saving import weights
 from convit_edu.train import Recipe, evaluate, parameter_groups, pick_device, train
 

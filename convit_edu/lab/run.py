@@ -20,36 +20,33 @@ from tqdm import tqdm
 from .. import data
 from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
-from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
-from ..model import VisionTransformer
+from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from ..model import ConViT
 from ..train import Recipe, evaluate, pick_device, train
 from . import records
 from .experiments import build
-from .packing import pack
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
-PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
+MOMENTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the steps after which the weights are kept beside a checkpoint
 
 
 class Probe:
-    """What a probed run measures, for `train(measure=...)`: non-locality and gates, and on demand attention.
+    """What a probed run measures, for `train(measure=...)`: non-locality and gates.
 
-    Attention is kept on one picture: at the start, in the middle and at the end of so many `steps`.
+    Given the number of `steps`, it keeps the weights too, in float16, at `MOMENTS` (see `records.moments`).
     """
 
     def __init__(self, images: data.Dataset, steps: int | None = None):
-        self.images, self.kept = images, () if steps is None else (0, steps // 2, steps)
-        self.identity = "non-locality and gates" + (", attention" if self.kept else "")
+        self.images, self.kept = images, {round(share * steps) for share in MOMENTS} if steps else set()
+        self.identity = "non-locality and gates" + (", weights" if self.kept else "")
 
-    def __call__(self, model: VisionTransformer, step: int) -> dict:
+    def __call__(self, model: ConViT, step: int) -> dict:
         found = nonlocality(model, probe_images(self.images))
         measured = {"nonlocality": found.distance, "class_mass": found.class_mass, "gates": gates(model)}
         measured = {name: rounded(value) for name, value in measured.items()}
         if step in self.kept:
-            image = self.images.normalize(self.images.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
-            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(model, image)]
-            measured["attention"] = found
+            measured["weights"] = records.half(model)
         return measured
 
 
@@ -97,7 +94,7 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
         loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
     compiled = device.startswith("cuda")
     history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
-    attention = history.measured.pop("attention", {})  # bytes: in a file of its own
+    moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
     if "teacher" in config:
@@ -117,7 +114,7 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
     if "save" in config:
         run_id = records.identity(config, seed)
         answer["weights"] = records.checkpoint_bytes(model, run_id)
-        answer["attention"] = records.attention_bytes(attention, PICTURE, run_id)
+        answer["moments"] = records.moments_bytes(model, moments, run_id)
     return answer
 
 
@@ -178,7 +175,7 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
     return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
 
 
-def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:
+def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     """Tables 5 and 6: accuracy in per cent with absolute positions, content or position masked at test time."""
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
@@ -192,7 +189,7 @@ def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str)
     return found
 
 
-def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
+def both_metrics(model: ConViT, images: data.Dataset) -> dict:
     """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
     probe = probe_images(images)
     return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in
