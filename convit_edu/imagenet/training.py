@@ -15,11 +15,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
 
 from ..files import write_in_one_move
 from ..model import VisionTransformer
 from ..parity import timm
-from ..train import progress
+from ..train import progress_shown
 from .folders import GroupBatches, ImageFolders, Images, draw_seed, seed_everything, start_worker
 from .ranks import Ranks, Refusal
 from .recipe import PaperRecipe
@@ -199,15 +200,15 @@ def train(
     data = loader(images, ranks.device, workers, batch_sampler=training.batches)
     total, pending = steps * training.epochs, []
     with contextlib.ExitStack() as stack:
-        bar = None
-        if ranks.rank == 0:
-            bar = stack.enter_context(progress(total=total, initial=training.done, unit="step"))
+        bar = stack.enter_context(tqdm(
+            total=total, initial=training.done, unit="step", disable=ranks.rank > 0 or not progress_shown()
+        ))  # fmt: skip
         stop = stack.enter_context(stop_signals())
         while True:
             if len(training.rows) < training.epoch:  # also after a stop between the last step and the test
                 training.test(val, training.epoch % test_every == 0 or training.done == total, workers)
                 training.save()
-                if bar is not None:
+                if ranks.rank == 0:
                     bar.write(line(training.rows[-1], training.epochs))
             if training.done == total:
                 return
@@ -222,9 +223,8 @@ def train(
                 stopped = training.settle(pending, bool(stop))
                 now = time.perf_counter()
                 training.epoch_seconds, start = training.epoch_seconds + now - start, now
-                if bar is not None:
-                    bar.update(training.done - before)
-                    bar.set_postfix_str(f"epoch {training.epoch + 1}/{training.epochs}, loss {training.losses[-1]:.3f}")
+                bar.update(training.done - before)
+                bar.set_postfix_str(f"epoch {last // steps}/{training.epochs}, loss {training.losses[-1]:.3f}")
                 if stopped:
                     training.save()
                     raise Stopped(stop[0] if stop else signal.SIGTERM)
