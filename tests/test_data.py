@@ -734,73 +734,13 @@ def test_torchvision_arrays_become_a_dataset(tmp_path, monkeypatch):
     assert found.classes == ("apple", "bear", "cup") and found.mean.shape == (3,)
 
 
-# ---- importing torchvision
+# ---- the script that makes the embedded file
 
 
 def new_python(*arguments):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-
-
-def test_timm_and_torchvision_import_and_data_imports_neither():
-    done = new_python("-c", """
-import sys
-import convit_edu.data
-assert not {"torchvision", "timm", "PIL"} & set(sys.modules), "imported too early"
-from convit_edu._torchvision import ensure_importable
-ensure_importable()
-ensure_importable()
-import timm, torchvision
-""")
-    assert done.returncode == 0, done.stderr
-
-
-def test_import_recovers_after_a_failed_one():
-    done = new_python("-c", """
-try:
-    import torchvision
-except RuntimeError as error:
-    assert "nms does not exist" in str(error)
-from convit_edu._torchvision import ensure_importable
-ensure_importable()
-import torchvision
-assert torchvision.extension
-""")
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def not_imported(monkeypatch):
-    """torchvision as before its first import, and a Library that must not be made."""
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    monkeypatch.setattr(_torchvision, "_library", None)
-
-    def refuse(*arguments):
-        raise AssertionError("operators were defined")
-
-    monkeypatch.setattr(torch.library, "Library", refuse)
-
-
-def test_nothing_is_defined_where_the_extension_loads(not_imported, monkeypatch):
-    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
-    _torchvision.ensure_importable()
-    assert _torchvision._library is None
-
-
-def test_nothing_is_defined_without_torchvision(not_imported, monkeypatch):
-    monkeypatch.setattr(_torchvision.importlib.util, "find_spec", lambda name: None)
-    _torchvision.ensure_importable()
-    assert _torchvision._library is None
-
-
-def test_extension_that_cannot_load_or_is_absent(monkeypatch, tmp_path):
-    assert not _torchvision._extension_loads(str(tmp_path))
-    (tmp_path / f"_C{_torchvision.importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
-    assert not _torchvision._extension_loads(str(tmp_path))
-
-
-# ---- the script that makes the embedded file
 
 
 def test_script_names_a_missing_file(tmp_path):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..data import Dataset, normalize
 from ..locality import gates, gates_at, gpsa_layers
-from ..model import VisionTransformer
+from ..model import ConViT
 from ..pictures import read_picture
 from ..train import progress_shown
 from . import plots
@@ -71,7 +71,7 @@ def show(widget: ipywidgets.Widget) -> None:
 # --- the gates of a trained model
 
 
-def gate_lab(model: VisionTransformer, images: Tensor, labels: Tensor, pieces: int = 10) -> ipywidgets.VBox:
+def gate_lab(model: ConViT, images: Tensor, labels: Tensor, pieces: int = 10) -> ipywidgets.VBox:
     """A slider for the gates of each GPSA layer, and the accuracy that the model has with them.
 
     Args:
@@ -122,7 +122,7 @@ def gate_lab(model: VisionTransformer, images: Tensor, labels: Tensor, pieces: i
 # --- a picture of your own
 
 
-def picture_tensor(content: bytes, model: VisionTransformer, mean: Tensor, std: Tensor) -> tuple[np.ndarray, Tensor]:
+def picture_tensor(content: bytes, model: ConViT, mean: Tensor, std: Tensor) -> tuple[np.ndarray, Tensor]:
     """An uploaded picture as the model wants it: the cropped picture (h, w) or (h, w, 3), and the input (1, C, h, w).
 
     ValueError if the bytes are no picture that can be read.
@@ -138,7 +138,7 @@ def picture_tensor(content: bytes, model: VisionTransformer, mean: Tensor, std: 
     return shown, normalize(pixels[None], mean, std)
 
 
-def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
+def attention_lab(model: ConViT, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
     """Attention of any layer and head to a picture, first one of the embedded set, then one that the reader uploads.
 
     A button fetches the official ConViT-Ti weights, once, where there is a network; without one the given model stays.

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from .. import imagenet
-from ..model import CONFIGS, VisionTransformer, create_model
+from ..model import CONFIGS, ConViT, create_model
 from ..parity import from_timm, timm
 from .folders import scan
 from .ranks import Ranks, Refusal, Unreadable, is_first
@@ -92,7 +92,7 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
             )
 
 
-def build(name: str, overrides: dict, seed: int | None, classes: int) -> VisionTransformer:
+def build(name: str, overrides: dict, seed: int | None, classes: int) -> ConViT:
     """A named model for colour images of so many classes. ValueError if there is none."""
     try:
         model = create_model(name, seed, **{"num_classes": classes} | overrides)
@@ -103,7 +103,7 @@ def build(name: str, overrides: dict, seed: int | None, classes: int) -> VisionT
     return model
 
 
-def _from_checkpoint(path: Path) -> tuple[dict[str, VisionTransformer], tuple[str, ...]]:
+def _from_checkpoint(path: Path) -> tuple[dict[str, ConViT], tuple[str, ...]]:
     """The models in a checkpoint of one's own, by what to call them; the names of their classes."""
     state = read_checkpoint(path)
     about, models = state["identity"], {}
@@ -115,7 +115,7 @@ def _from_checkpoint(path: Path) -> tuple[dict[str, VisionTransformer], tuple[st
     return models, tuple(state["classes"])
 
 
-def _official(name: Path) -> tuple[dict[str, VisionTransformer], tuple[str, ...]]:
+def _official(name: Path) -> tuple[dict[str, ConViT], tuple[str, ...]]:
     known = [model for model in timm.list_models() if model.startswith(("convit_", "deit_"))]
     if str(name) not in known:
         raise ValueError(

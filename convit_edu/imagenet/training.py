@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from ..files import write_in_one_move
-from ..model import VisionTransformer
+from ..model import ConViT
 from ..parity import timm
+from ..saving import write_in_one_move
 from ..train import progress_shown
 from .folders import GroupBatches, ImageFolders, Images, draw_seed, seed_everything, start_worker
 from .ranks import Ranks, Refusal
@@ -50,7 +50,7 @@ class Training:
     """
 
     def __init__(
-        self, model: VisionTransformer, recipe: PaperRecipe, files: ImageFolders, ranks: Ranks, out: Path, about: dict,
+        self, model: ConViT, recipe: PaperRecipe, files: ImageFolders, ranks: Ranks, out: Path, about: dict,
         precision: str = "float32",
     ):  # fmt: skip
         known = model.head.out_features
@@ -239,7 +239,7 @@ def line(row: dict, epochs: int) -> str:
 
 @torch.no_grad()
 def accuracy(
-    model: VisionTransformer, files: ImageFolders, ranks: Ranks, precision: str = "float32", batch: int = 192,
+    model: ConViT, files: ImageFolders, ranks: Ranks, precision: str = "float32", batch: int = 192,
     workers: int = 0,
 ) -> dict:  # fmt: skip
     """top1 and top5 in per cent, val_loss and val_images, of all ranks together and the same on each.
