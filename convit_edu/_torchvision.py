@@ -82,9 +82,14 @@ def read(name, root, download=False):
         if not path.is_file():
             raise FileNotFoundError(f"{name}: {path} is missing; with a network pass download=True, "
                                     f"otherwise put torchvision's unpacked files into {folder}.")
-        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+        try:
+            with path.open("rb") as content:
+                found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        except OSError as error:
+            raise OSError(error.errno, f"{name}: {path} cannot be read ({error.strerror})") from error
+        if found != md5:
             raise ValueError(f"{name}: {path} is truncated or altered (its md5 is not the published one); "
-                             "delete it and fetch it again, for instance with download=True.")
+                             "move it away and fetch it again, for instance with download=True.")
     tensors = []
     for split in (source(root, train=True), source(root, train=False)):
         images = torch.as_tensor(split.data)  # (M, 28, 28) or (M, 32, 32, 3)
