@@ -12,7 +12,7 @@ from statistics import mean
 from ..beyond.cnn import CNN
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import PatchCNN
-from ..model import CONFIGS, VisionTransformer
+from ..model import CONFIGS, ConViT
 from ..train import Recipe
 from .run_config import RunConfig, whole
 from .scales import Scale
@@ -108,7 +108,7 @@ class Grid:
             model["local_up_to_layer"] = 0
             if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
                 model["num_heads"] = few
-        return whole(VisionTransformer, model)
+        return whole(ConViT, model)
 
     def cnn(self) -> dict:
         base = CONFIGS[self.scale.model]
@@ -292,7 +292,7 @@ class Grid:
             wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
             wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
             probe = not given.get("held_out", False)
-            config = replace(config, network="WideConViT", model=whole(VisionTransformer, wide), probe=probe)
+            config = replace(config, network="WideConViT", model=whole(ConViT, wide), probe=probe)
         if arm in ("CNN, trained on", "recast"):
             config = replace(config, start=self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config)
         if arm == "recast":

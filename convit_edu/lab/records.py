@@ -21,8 +21,8 @@ from types import MappingProxyType
 import numpy as np
 from torch import Tensor
 
-from ..files import write_in_one_move
-from ..model import VisionTransformer
+from ..model import ConViT
+from ..saving import write_in_one_move
 from .packing import unpack
 from .run_config import RunConfig
 
@@ -111,8 +111,8 @@ def _read(path: str, *state: int) -> dict:
         if twin.is_file() and any(read(twin).get(part) != run.get(part) for part in ("result", "history", "error")):
             what = [str(each["result"]["accuracy"]) for each in (run, read(twin)) if "result" in each]
             raise RecordError(
-                f"{path} holds the run of {twin.name} with another outcome (accuracy {' and '.join(what)}): two machines "
-                "have done it. Keep the one that you trust under that name, and move the other away."
+                f"{path} holds the run of {twin.name} with another outcome (accuracy {' and '.join(what)}): two "
+                "machines have done it. Keep the one that you trust under that name, and move the other away."
             )
         raise RecordError(f"{path} holds another run than its name says; rename it to {twin.name}, or {REMEDY}.")
     return run
@@ -171,7 +171,7 @@ def try_to_write(folder: str | Path) -> None:
     probe.unlink()
 
 
-def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
+def checkpoint_bytes(model: ConViT, run_id: str) -> bytes:
     """A model's weights in float16 and its configuration, as the content of a safetensors file."""
     from safetensors.torch import save
 
@@ -180,7 +180,7 @@ def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
     return save(weights, {"convit_edu": json.dumps({"config": model.config, "run": run_id})})
 
 
-def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> VisionTransformer:
+def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> ConViT:
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
     The shipped ones are made again by `convit-edu run checkpoints`. RecordError if there is none.
@@ -194,7 +194,7 @@ def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = Non
         with safe_open(path, "pt") as file:
             config = json.loads(file.metadata()["convit_edu"])["config"]
             weights = {key: file.get_tensor(key).float() for key in file.keys()}
-        model = VisionTransformer(**config)
+        model = ConViT(**config)
         model.load_state_dict(weights)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(":")  # torch lists every weight that does not fit

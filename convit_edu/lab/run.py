@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from .. import data
-from ..beyond.distillation import distilled, predictions
+from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
 from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
-from ..model import VisionTransformer
-from ..train import Run, evaluate, pick_device, train
+from ..model import ConViT
+from ..train import evaluate, pick_device, train
 from . import records
 from .packing import pack
 from .run_config import RunConfig
@@ -26,35 +26,25 @@ LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
 PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
 
 
-class ProbedRun(Run):
-    """A run that measures non-locality and gates at the start and at every evaluation."""
+class Probe:
+    """What a probed run measures, for `train(measure=...)`: non-locality and gates, and on demand attention.
 
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.probe_images = probe_images(self.data)
-        self.measure()
+    Attention is kept on one picture: at the start, in the middle and at the end of so many `steps`.
+    """
 
-    def evaluate(self) -> None:
-        super().evaluate()
-        self.measure()
+    def __init__(self, images: data.Dataset, steps: int | None = None):
+        self.images, self.kept = images, () if steps is None else (0, steps // 2, steps)
+        self.identity = "non-locality and gates" + (", attention" if self.kept else "")
 
-    def measure(self) -> None:
-        found = nonlocality(self.model, self.probe_images)
-        for name, value in (
-            ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
-        ):  # fmt: skip
-            self.history.measured.setdefault(name, {})[self.step] = rounded(value)
-
-
-class WatchedRun(ProbedRun):
-    """A probed run that keeps its attention on one picture too: at the start, in the middle and at the end."""
-
-    def measure(self) -> None:
-        super().measure()
-        if self.step in (0, self.recipe.steps // 2, self.recipe.steps):
-            image = self.data.normalize(self.data.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
-            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(self.model, image)]
-            self.history.measured.setdefault("attention", {})[self.step] = found
+    def __call__(self, model: ConViT, step: int) -> dict:
+        found = nonlocality(model, probe_images(self.images))
+        measured = {"nonlocality": found.distance, "class_mass": found.class_mass, "gates": gates(model)}
+        measured = {name: rounded(value) for name, value in measured.items()}
+        if step in self.kept:
+            image = self.images.normalize(self.images.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
+            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(model, image)]
+            measured["attention"] = found
+        return measured
 
 
 def probe_images(images: data.Dataset) -> Tensor:
@@ -91,20 +81,21 @@ def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpo
     """Train and measure one run: {"result", "history", "meta"} and, where asked for, bytes to keep beside it."""
     images = images_of(config, seed, root)
     model, before, earlier = starting_model(config, seed, device, root)
-    recipe = replace(config.recipe, seed=seed)
-    run_type = (WatchedRun if config.save else ProbedRun) if config.probe else Run
+    recipe, loss, measure = replace(config.recipe, seed=seed), None, None
+    on_device = images.to(pick_device(device))
+    if config.probe:
+        measure = Probe(on_device, recipe.steps if config.save else None)
     if config.teacher:
         teacher, seconds = model_before(config.teacher, seed, device, root)
-        run_type, earlier = distilled(run_type, teacher), earlier + seconds
+        loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
     compiled = device.startswith("cuda")
-    history = train(model, images, recipe, device, checkpoint, run_type=run_type, compile=compiled)
+    history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
     attention = history.measured.pop("attention", {})  # bytes: in a file of its own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
     if config.teacher:
-        result["teacher"] = advice(model, teacher, images.to(pick_device(device)))
+        result["teacher"] = advice(model, teacher, on_device)
     if config.probe:
-        on_device = images.to(pick_device(device))
         result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
     stretch = max(1, len(history.loss) // LOSS_POINTS)
     losses = [history.loss[start : start + stretch] for start in range(0, len(history.loss), stretch)]
@@ -179,7 +170,7 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
     return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
 
 
-def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:
+def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     """Tables 5 and 6: accuracy in per cent with absolute positions, content or position masked at test time."""
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
@@ -193,7 +184,7 @@ def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str)
     return found
 
 
-def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
+def both_metrics(model: ConViT, images: data.Dataset) -> dict:
     """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
     probe = probe_images(images)
     return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in

@@ -14,11 +14,11 @@ from ..beyond.cnn import CNN
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
 from ..locality import gpsa_layers
-from ..model import VisionTransformer
+from ..model import ConViT
 from ..train import Recipe
 
 NETWORKS: dict[str, type[nn.Module]] = {
-    "ConViT": VisionTransformer, "CNN": CNN, "PatchCNN": PatchCNN, "WideConViT": WideConViT,
+    "ConViT": ConViT, "CNN": CNN, "PatchCNN": PatchCNN, "WideConViT": WideConViT,
 }  # fmt: skip
 
 
