@@ -199,7 +199,7 @@ def test_the_search_chooses_the_best_mean_and_the_better_deit():
 
 
 def test_an_incomplete_search_chooses_nothing():
-    incomplete = "learning rates of scale laptop are not known yet; first run: python -m convit_edu run search --scale"
+    incomplete = "learning rates of scale laptop are not known yet; first run: convit-edu run search --scale"
     one_seed = searched(BEST, leave_out=[("CNN", 2e-3, 1)])
     a_rate_replaced = [*searched(BEST, [("CNN", 2e-3, 0), ("CNN", 2e-3, 1)]),
                        {"label": {"arm": "CNN", "lr": 0.5}, "seed": 0, "result": {"accuracy": 1}}]  # fmt: skip
@@ -267,7 +267,7 @@ def test_the_locality_grid_changes_strength_and_layers_alone():
 
 def built(configs):
     """Each different model of these configurations, beside its configuration."""
-    different = {json.dumps([config.network, config.model, config.freeze, config.initial]): config for config in configs}
+    different = {json.dumps([c.network, c.model, c.freeze, c.initial]): c for c in configs}
     return [(config, config.build(0).eval()) for config in different.values()]
 
 

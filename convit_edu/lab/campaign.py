@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from ..beyond.cost import multiply_adds
-from ..train import pick_device, progress
+from ..evaluation import usable_device
+from ..train import progress
 from . import records
 from .experiments import LEARNING_RATES, Cell, Settings, check_name, closest, grid
 from .results import cells_of, settings, unasked
@@ -134,19 +135,6 @@ def check_memory(jobs: int, scale: Scale) -> None:
         )
 
 
-def usable(device: str) -> torch.device:
-    """The device of this name. ValueError if there is none here."""
-    try:
-        where = pick_device(device)
-    except RuntimeError:
-        known = ("cpu", "cuda", "mps", "auto")
-        raise ValueError(f"Unknown device {device!r}{closest(device, known)}; known: {', '.join(known)}.") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(where.type):
-        raise ValueError(f"There is no device {device} here that PyTorch can use; leave --device out to take the best.")
-    return where
-
-
 def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
@@ -165,7 +153,9 @@ def run(
         raise ValueError(f"Unknown scale {scale_name!r}{closest(scale_name, SCALES)}; known: {', '.join(SCALES)}.")
     for name in names:  # all of them, before time is spent on the first
         check_name(name)
-    scale, where, out = SCALES[scale_name], usable(device), Path(out).expanduser()
+    scale, where, out = SCALES[scale_name], usable_device(device), Path(out).expanduser()
+    from joblib.externals.loky import get_reusable_executor
+
     jobs = jobs or default_jobs(where)
     check_memory(jobs, scale)
     records.read_all(out)
@@ -175,20 +165,26 @@ def run(
     if len(names) > 1:
         total = seconds_left(names, scale, out, seeds)
         print(f"{len(names)} experiments, in all about {minutes(total / jobs)}.", flush=True)
-    failed = 0
-    for name in names:  # one after the other: the rates that search finds decide what comes next
-        tasks, have = tasks_of(cells_of(name, scale, out), scale, out, seeds)
-        jobs_now = max(1, min(jobs, len(tasks)))
-        print(
-            f"{name}: {have} runs recorded, {len(tasks)} to do, about "
-            f"{minutes(sum(task.estimate for task in tasks) / jobs_now)} with {jobs_now} side by side on {where.type}.",
-            flush=True,
-        )  # fmt: skip
-        if tasks:
-            for source in {task.config.data for task in tasks}:
-                dataset(source, root)  # missing data are noticed here, once and early
-            failed += _run_all(name, tasks, scale, out, where, jobs_now, root)
-    return failed
+    try:
+        # One after the other: the rates that search finds decide what comes next.
+        return sum(_run_one(name, scale, out, where, jobs, seeds, root) for name in names)
+    finally:
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)  # runs in flight keep their checkpoints
+        _tidy(out / "unfinished")
+
+
+def _run_one(
+    name: str, scale: Scale, out: Path, device: torch.device, jobs: int, seeds: int | None, root: str | Path | None
+) -> int:
+    """Say what is left of an experiment, and do it; returns how many runs failed."""
+    tasks, have = tasks_of(cells_of(name, scale, out), scale, out, seeds)
+    jobs = max(1, min(jobs, len(tasks)))
+    seconds = sum(task.estimate for task in tasks) / jobs
+    print(f"{name}: {have} runs recorded, {len(tasks)} to do, about {minutes(seconds)} with {jobs} side by side on "
+          f"{device.type}.", flush=True)  # fmt: skip
+    for source in {task.config.data for task in tasks}:
+        dataset(source, root)  # missing data are noticed here, once and early
+    return _run_all(name, tasks, scale, out, device, jobs, root) if tasks else 0
 
 
 def _run_all(
@@ -196,16 +192,15 @@ def _run_all(
 ) -> int:
     """Do all tasks; returns how many failed."""
     from joblib import Parallel, delayed
-    from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     threads = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // jobs)
     # The longest first: so that no core waits at the end for a single long run.
     queue = sorted(tasks, key=lambda task: -task.estimate)
     failed, elsewhere = 0, 0
-    bar = progress(total=sum(task.estimate for task in tasks), desc=name,
+    bar = progress(total=sum(map(_milliseconds, tasks)), desc=name,
                    bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left{postfix}")  # fmt: skip
-    pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs, batch_size=1)
+    pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs, batch_size=1, max_nbytes=None)
     calls = (delayed(do)(task, scale, out, str(device), root, threads, os.getpid()) for task in queue)
     done = 0
     try:
@@ -217,7 +212,7 @@ def _run_all(
             if reason and reason != ELSEWHERE:
                 failed += 1
                 print(f"\n{name} {task.label} seed {task.seed} failed: {reason}", file=sys.stderr)
-            bar.update(task.estimate)
+            bar.update(_milliseconds(task))
             bar.set_postfix_str(f"{done} of {len(tasks)} done")
     except TerminatedWorkerError as error:
         raise ValueError(
@@ -226,12 +221,13 @@ def _run_all(
         ) from error
     finally:
         bar.close()
-        if jobs > 1:
-            get_reusable_executor().shutdown(wait=True, kill_workers=True)  # runs in flight keep their checkpoints
-        _tidy(out / "unfinished")
     if elsewhere:
         print(f"{name}: {elsewhere} run(s) were left to another process that is doing them in {out}.")
     return failed
+
+
+def _milliseconds(task: Task) -> int:
+    return round(1000 * task.estimate)
 
 
 def do(
