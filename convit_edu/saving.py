@@ -126,13 +126,15 @@ def identity_of(model: nn.Module, data: Dataset, recipe, loss: Callable | None, 
 
 
 def storable(value: object, name: str) -> object:
-    """A measured value as a checkpoint can read it back: numbers, words, tensors on the CPU, and lists of them."""
+    """A measured value as a checkpoint can read it back: numbers, words, tensors on the CPU, lists, dicts."""
     if isinstance(value, Tensor):
         return value.detach().cpu().clone()
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, list | tuple):
         return [storable(each, name) for each in value]
+    if isinstance(value, dict):
+        return {key: storable(each, name) for key, each in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"A measure gives numbers and lists of them; {name!r} is {type(value).__name__}.")

@@ -149,13 +149,13 @@ def run(
         ValueError: an unknown name, scale or device, a record that cannot be read or written, too many jobs.
         FileNotFoundError: the data are not where they should be.
     """
+    from joblib.externals.loky import get_reusable_executor
+
     if scale_name not in SCALES:
         raise ValueError(f"Unknown scale {scale_name!r}{closest(scale_name, SCALES)}; known: {', '.join(SCALES)}.")
     for name in names:  # all of them, before time is spent on the first
         check_name(name)
     scale, where, out = SCALES[scale_name], usable_device(device), Path(out).expanduser()
-    from joblib.externals.loky import get_reusable_executor
-
     jobs = jobs or default_jobs(where)
     check_memory(jobs, scale)
     records.read_all(out)
@@ -169,7 +169,8 @@ def run(
         # One after the other: the rates that search finds decide what comes next.
         return sum(_run_one(name, scale, out, where, jobs, seeds, root) for name in names)
     finally:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)  # runs in flight keep their checkpoints
+        # Runs in flight are stopped, and keep their checkpoints.
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
         _tidy(out / "unfinished")
 
 
@@ -250,7 +251,7 @@ def do(
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 answer = {"error": reason, "meta": {"date": datetime.now(UTC).isoformat(timespec="seconds")}}
-            for kind, suffix in (("weights", ".safetensors"), ("attention", ".attention.safetensors")):
+            for kind, suffix in (("weights", ".safetensors"), ("moments", ".moments.safetensors")):
                 if (content := answer.pop(kind, None)) is not None:
                     records.write_bytes(_weights(task.config, scale, out).with_suffix(suffix), content)
             if not finished:

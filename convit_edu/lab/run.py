@@ -14,36 +14,33 @@ from torch import Tensor, nn
 from .. import data
 from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
-from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
 from ..train import evaluate, pick_device, train
 from . import records
-from .packing import pack
 from .run_config import RunConfig
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
-PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
+MOMENTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the steps after which the weights are kept beside a checkpoint
 
 
 class Probe:
-    """What a probed run measures, for `train(measure=...)`: non-locality and gates, and on demand attention.
+    """What a probed run measures, for `train(measure=...)`: non-locality and gates.
 
-    Attention is kept on one picture: at the start, in the middle and at the end of so many `steps`.
+    Given the number of `steps`, it keeps the weights too, in float16, at `MOMENTS` (see `records.moments`).
     """
 
     def __init__(self, images: data.Dataset, steps: int | None = None):
-        self.images, self.kept = images, () if steps is None else (0, steps // 2, steps)
-        self.identity = "non-locality and gates" + (", attention" if self.kept else "")
+        self.images, self.kept = images, {round(share * steps) for share in MOMENTS} if steps else set()
+        self.identity = "non-locality and gates" + (", weights" if self.kept else "")
 
     def __call__(self, model: ConViT, step: int) -> dict:
         found = nonlocality(model, probe_images(self.images))
         measured = {"nonlocality": found.distance, "class_mass": found.class_mass, "gates": gates(model)}
         measured = {name: rounded(value) for name, value in measured.items()}
         if step in self.kept:
-            image = self.images.normalize(self.images.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
-            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(model, image)]
-            measured["attention"] = found
+            measured["weights"] = records.half(model)
         return measured
 
 
@@ -90,7 +87,7 @@ def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpo
         loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
     compiled = device.startswith("cuda")
     history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
-    attention = history.measured.pop("attention", {})  # bytes: in a file of its own
+    moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
     if config.teacher:
@@ -110,7 +107,7 @@ def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpo
     if config.save:
         run_id = config.identity(seed)
         answer["weights"] = records.checkpoint_bytes(model, run_id)
-        answer["attention"] = records.attention_bytes(attention, PICTURE, run_id)
+        answer["moments"] = records.moments_bytes(model, moments, run_id)
     return answer
 
 
