@@ -28,6 +28,13 @@ from . import networks
 from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
 
 HEADS = (1, 4, 9, 16)
+# What each of nine heads is worth, column by column as heads are numbered: 3 x 3 kernels by name.
+FILTERS = {
+    "edges, up and down": (0.25, 0, -0.25, 0.5, 0, -0.5, 0.25, 0, -0.25),
+    "edges, left and right": (0.25, 0.5, 0.25, 0, 0, 0, -0.25, -0.5, -0.25),
+    "sharpen": (0, -1, 0, -1, 5, -1, 0, -1, 0),
+}
+PICTURE = 8  # a bag
 SCRIPTS = {"network": ("convit.js", "network.js")}  # what a kind needs beside explorers.js
 
 
@@ -106,7 +113,8 @@ def gaussian(strength: float, centre: Sequence[float]) -> tuple[float, float, fl
 def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0), grid: int = 7) -> Explorer:
     """Attention by position: strength, centre, heads, grid and query decide a map and the kernel that it equals.
 
-    The kernel is what the middle patch of a 7 x 7 grid gives to each offset. It opens with one head of this
+    The kernel is what the middle patch of a 7 x 7 grid gives to each offset. Below, heads that are worth a number each
+    act on a picture, beside the 3 x 3 convolution with these numbers. It opens with a head of this
     `strength` (0 to 4, in steps of 0.05) and `centre` (x, y; -3 to 3, halves) on `grid` x `grid` patches (3 to 14);
     ValueError for others.
     """
@@ -120,14 +128,22 @@ def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0),
     query = (grid // 2) * grid + grid // 2
     v_pos = gaussian(strength, centre)
     attention, kernel = positional_attention(v_pos, (grid, grid), query), positional_attention(v_pos, (7, 7), 24)
+    nine = all(offset in (-1, 0, 1) for offset in centre)  # then one of the nine heads stands there
+    head = int(3 * (centre[0] + 1) + centre[1] + 1) if nine else 0
+    fashion = load("fashion_mnist_5k")
+    named = [(name, fashion.test_images[fashion.test_labels == label][0, 0]) for label, name in enumerate(fashion.classes)]
     controls = (
         _slider("strength", "Locality strength α", 0, 4, 0.05, strength),
-        _choice("heads", "Heads", {1: "1, placed by hand"} | {number: str(number) for number in HEADS[1:]}),
-        _choice("head", "Head", {h: str(h + 1) for h in range(16)} | {16: "mean of all"}),
+        _choice("heads", "Heads", {1: "1, placed by hand"} | {number: str(number) for number in HEADS[1:]}, 9 if nine else 1),
+        _choice("head", "Head", {h: str(h + 1) for h in range(16)} | {16: "mean of all"}, head),
         _slider("x", "Centre Δx, columns", -3, 3, 0.5, centre[0]),
         _slider("y", "Centre Δy, rows", -3, 3, 0.5, centre[1]),
         _slider("size", "Grid: patches a side", 3, 14, 1, grid),
-    )
+        _choice("filter", "The heads together", {0: "this head alone", 1: "mean"} | dict(enumerate(FILTERS, start=2)),
+                3 if nine else 0),
+        _choice("picture", "Picture", dict(enumerate(name for name, _ in named)), PICTURE),
+        _tick("common", "one colour scale for both maps"),
+    )  # fmt: skip
     words = (
         f"Two heat maps. One head of locality strength {strength:g}, centred {centre[0]:+g} columns and {centre[1]:+g} "
         f"rows from its query, on {grid} × {grid} patches. The query in the middle gives most to "
@@ -136,8 +152,15 @@ def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0),
     still = maps([("attention of the query", attention.reshape(grid, grid), query),
                    ("kernel, by offset", kernel.reshape(7, 7), 24)], _top(attention, kernel))  # fmt: skip
     grids = _grid("Query patch", "query"), _grid("Attention", "cursor"), _grid("Kernel, by offset", "near")
-    data = {"grid": [grid, grid]}
-    return Explorer("positional", "Explorer: attention by position", data, _parts(controls, grids), words, still)
+    data = {
+        "grid": [grid, grid], "size": list(named[0][1].shape), "filters": [None, None, *FILTERS.values()],
+        "pixels": base64.b64encode(torch.stack([image for _, image in named]).numpy().tobytes()).decode(),
+    }  # fmt: skip
+    shots = ("Picture, each pixel a token", "What the heads make of it", "The 3 × 3 convolution")
+    panels = "".join(f'<div class="panel shot"><span>{shot}</span><canvas></canvas></div>' for shot in shots)
+    table = f'<table class="kernel"><caption>3 × 3 kernel of the heads</caption>{"<tr><td><td><td></tr>" * 3}</table>'
+    parts = _parts(controls, grids) + f'<div class="panels">{panels}{table}</div><p class="compared"></p>'
+    return Explorer("positional", "Explorer: attention by position", data, parts, words, still)
 
 
 FORMS = ("whole", "layer", "small")
@@ -169,7 +192,8 @@ def network_explorer(
             f"layers, {H} heads and {rows} x {columns} patches, and scope 0 to 2, not "
             f"{form}, {picture}, {layer}, {head}, {query} and {scope}."
         )
-    place, steps = query[0] * columns + query[1], [*records.moments("convit"), records.steps("convit")]
+    place = query[0] * columns + query[1]
+    steps = [*records.moments("convit"), records.steps("convit")] if form == "whole" else []
     number = shown["numbers"][picture]
     image = data.test_images[number, 0].numpy()  # (h, w)
     x, rows_of = data.normalize(data.test_images[number][None]), {}
@@ -288,6 +312,8 @@ def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mappi
                 f"Cell {key} needs the lines {', '.join(sorted(wanted))}, each with a mean and half an interval for "
                 f"every evaluation, ({number}, 2), not { {name: line.shape for name, line in lines.items()} }."
             )
+        if not all(np.isfinite(line[:, 0]).all() for line in lines.values()):
+            raise ValueError(f"A line of cell {key} holds what is no number; an interval may be missing, a mean may not.")
     ranges = _span(arrays, LINES), _span(arrays, ["gap"])  # the same for all cells
     shares = sorted({fraction for _, fraction in arrays})
     budgets = list(dict.fromkeys(steps for steps, _ in arrays))
