@@ -307,7 +307,8 @@ def test_the_shipped_moments_are_of_the_same_networks():
         assert start.config == end.config
         assert not any(torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters()) if a.ndim > 1)
     gates = [locality.gates(records.checkpoint("convit", step=step)) for step in (0, 900)]
-    assert torch.allclose(gates[0], torch.tensor(0.7311), atol=1e-3) and not torch.allclose(gates[1], gates[0], atol=1e-3)
+    assert torch.allclose(gates[0], torch.tensor(0.7311), atol=1e-3)
+    assert not torch.allclose(gates[1], gates[0], atol=1e-3)
 
 
 def rehearsal():
@@ -360,7 +361,7 @@ def test_a_missing_or_damaged_moment_is_named(tmp_path):
 def test_the_still_picture_is_drawn(explorers, kind):
     picture = ElementTree.fromstring(still(explorers[kind]))
     count = {what: len(picture.findall(f".//{{{SVG}}}{what}")) for what in ("image", "polyline", "polygon")}
-    wanted = {"positional": (2, 0, 0), "whole": (5, 0, 0), "layer": (4, 0, 0), "small": (4, 0, 0), "curves": (0, 15, 15)}[kind]
+    wanted = {"positional": (2, 0, 0), "whole": (5, 0, 0), "curves": (0, 15, 15)}.get(kind, (4, 0, 0))
     assert tuple(count.values()) == wanted
     texts = " ".join(text.text for text in picture.iter(f"{{{SVG}}}text"))
     says = {"positional": "kernel", "whole": "DeiT", "curves": "1,200 steps, 5 %"}
@@ -399,7 +400,7 @@ REFUSED = {
     "layer": (lambda: module.network_explorer("layer", layer=3), "one of 3 layers"),
     "head": (lambda: module.network_explorer(head=9), "9 heads"),
     "query": (lambda: module.network_explorer(query=(7, 0)), r"7 x 7 patches, .*\(7, 0\)"),
-    "nan": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, [[np.nan, 1.0]] * 2))}), "no number"),
+    "nan": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, [[np.nan, 1]] * 2))}), "no number"),
     "grey": (lambda: stills.png(np.zeros((2, 2)) - 1), "values from 0 to 255"),
     "no cell": (lambda: module.curves_explorer({}), "needs a cell"),
     "line": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], {"ConViT": LINE, "DeiT": LINE})}), "needs the lines"),

@@ -190,7 +190,7 @@ def moments(name: str, scale: str = "laptop", folder: str | Path | None = None) 
 
 
 def steps(name: str, scale: str = "laptop", folder: str | Path | None = None) -> int:
-    """The number of training steps that a checkpoint has behind it. RecordError if there is none, or no record of it."""
+    """The number of training steps behind a checkpoint. RecordError if there is none, or no record of it."""
     run_id = _opened(name, scale, folder, False, lambda file: json.loads(file.metadata()["convit_edu"])["run"])
     found = [run for run in read(path_of(folder or shipped(), scale, "checkpoints")) if run["id"] == run_id]
     if not found:
