@@ -23,6 +23,7 @@ from convit_edu.lab import experiments, records, report
 from convit_edu.lab import run as worker
 from convit_edu.lab.scales import SCALES
 from convit_edu.positions import positional_scores
+from convit_edu.train import train
 
 SVG = "http://www.w3.org/2000/svg"
 random = np.random.default_rng(0)
@@ -333,14 +334,25 @@ def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path
 
 def test_an_interrupted_run_keeps_the_weights_of_its_start(tmp_path):
     config, fashion = rehearsal()[0].config, data.load("fashion_mnist_5k")
-    recipe = worker.Recipe(**config["recipe"], seed=0)
-    run, resumed = (worker.KeptRun(experiments.build(config, seed), fashion, recipe, torch.device("cpu"))
-                    for seed in (0, 1))  # fmt: skip
-    run.save(tmp_path / "run.pt")
-    kept, other = (r.history.measured["weights"][0]["head.weight"] for r in (run, resumed))
-    assert not torch.equal(kept, other)
-    resumed.load(tmp_path / "run.pt")
-    assert torch.equal(kept, resumed.history.measured["weights"][0]["head.weight"])
+    fashion = dataclasses.replace(fashion, test_images=fashion.test_images[:50], test_labels=fashion.test_labels[:50])
+    recipe = worker.Recipe(**config["recipe"] | {"evaluations": 2})
+    probe = worker.Probe(fashion, recipe.steps)
+
+    def stopped(model, step):
+        if step == recipe.steps:
+            raise KeyboardInterrupt
+        return probe(model, step)
+
+    def run(measure, **options):
+        return train(experiments.build(config, 0), fashion, recipe, "cpu", measure=measure, **options)
+
+    stopped.identity = probe.identity
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, checkpoint=tmp_path / "run.pt")
+    histories = run(probe, checkpoint=tmp_path / "run.pt"), run(probe)
+    resumed, whole = (history.measured["weights"] for history in histories)
+    assert list(resumed) == list(whole) == [0, recipe.steps // 2]
+    assert all(torch.equal(resumed[step][name], value) for step in whole for name, value in whole[step].items())
 
 
 def test_a_missing_or_damaged_moment_is_named(tmp_path):

@@ -23,6 +23,7 @@ import torch
 from .. import locality
 from ..data import load
 from ..lab import records
+from ..lab.tables import percent
 from ..positions import axis_attention
 from . import networks
 from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
@@ -350,7 +351,7 @@ def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mappi
     )  # fmt: skip
     controls = (
         _choice("steps", "Training steps", {steps: f"{steps:,}" for steps in budgets}, budgets[-1]),
-        _choice("share", "Training images", {k: _percent(fraction) for k, fraction in enumerate(shares)}),
+        _choice("share", "Training images", {k: percent(fraction) for k, fraction in enumerate(shares)}),
         _slider("when", "Evaluation", 1, number, 1, number),
     )
     chosen = f'<div class="charts">{drawn}<i class="line"></i></div>'
@@ -395,12 +396,8 @@ def _span(cells: Mapping, names: Sequence[str]) -> tuple[int, int]:
     return 10 * math.floor((mean - half).min() / 10), 10 * math.ceil((mean + half).max() / 10)
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
-
-
 def _over(steps: int, fraction: float) -> str:
-    return f"{steps:,} steps, {_percent(fraction)} of the images"
+    return f"{steps:,} steps, {percent(fraction)} of the images"
 
 
 def _said(step: int, steps: int, fraction: float, values: Mapping[str, Sequence[float]]) -> str:

@@ -17,8 +17,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..files import write_in_one_move
-from ..model import VisionTransformer
+from ..model import ConViT
+from ..saving import write_in_one_move
 
 SCHEMA = 1
 FIELDS = {"id": str, "label": dict, "seed": int, "config": dict, "meta": dict, "digest": str}
@@ -136,23 +136,23 @@ def only_writer(folder: str | Path):
         lock.release()
 
 
-def half(model: VisionTransformer) -> dict[str, Tensor]:
+def half(model: ConViT) -> dict[str, Tensor]:
     """A copy of a model's weights in float16, on the CPU."""
     return {name: value.detach().half().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
+def checkpoint_bytes(model: ConViT, run_id: str) -> bytes:
     """A model's weights in float16 and its configuration, as the content of a safetensors file."""
     return _weights_bytes(half(model), model, run_id)
 
 
-def moments_bytes(model: VisionTransformer, kept: dict[int, dict[str, Tensor]], run_id: str) -> bytes:
+def moments_bytes(model: ConViT, kept: dict[int, dict[str, Tensor]], run_id: str) -> bytes:
     """Weights in float16 by the number of training steps done, as the content of a safetensors file."""
     return _weights_bytes({f"{n}.{name}": value for n, found in kept.items() for name, value in found.items()},
                           model, run_id)  # fmt: skip
 
 
-def _weights_bytes(weights: dict[str, Tensor], model: VisionTransformer, run_id: str) -> bytes:
+def _weights_bytes(weights: dict[str, Tensor], model: ConViT, run_id: str) -> bytes:
     from safetensors.torch import save
 
     # A single entry: the order of several is not fixed, and the same run should give the same bytes.
@@ -161,7 +161,7 @@ def _weights_bytes(weights: dict[str, Tensor], model: VisionTransformer, run_id:
 
 def checkpoint(
     name: str, scale: str = "laptop", folder: str | Path | None = None, step: int | None = None
-) -> VisionTransformer:
+) -> ConViT:
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
     With `step`, one of `moments(name)`, as it was after so many steps of its training. The shipped ones are made
@@ -169,12 +169,12 @@ def checkpoint(
     """
     start = "" if step is None else f"{step}."
 
-    def read_model(file) -> VisionTransformer:
+    def read_model(file) -> ConViT:
         config = json.loads(file.metadata()["convit_edu"])["config"]
         keys = [key for key in file.keys() if key.startswith(start)]
         if not keys:
             raise KeyError(f"no weights after {step} steps")
-        model = VisionTransformer(**config)
+        model = ConViT(**config)
         model.load_state_dict({key.removeprefix(start): file.get_tensor(key).float() for key in keys})
         return model.eval()
 
