@@ -9,8 +9,9 @@ from convit_edu.__main__ import main
 from convit_edu.lab import claims, experiments, records, report
 from convit_edu.lab.claims import CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
 from convit_edu.lab.experiments import NAMES, Settings, grid
-from convit_edu.lab.report import Estimate, Missing, Results, Table, compare, estimate, student_t
+from convit_edu.lab.results import Estimate, Missing, Results, compare, estimate, student_t
 from convit_edu.lab.scales import LAPTOP
+from convit_edu.lab.tables import Table
 
 RATES = {"ConViT": 2e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 1e-3, "CNN": 4e-3}
 SETTINGS = Settings(RATES, "DeiT, equal heads")
@@ -260,7 +261,10 @@ def test_every_experiment_has_tables_also_with_one_seed_or_with_half_of_its_runs
 # --- claims
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+TESTED = [name for name in CLAIMS if name != "C15"]  # that one is on times, and has no seeds
+
+
+@pytest.mark.parametrize("name", TESTED)
 def test_every_claim_has_parts_with_all_seeds(folder, name):
     parts = parts_of(name, folder=folder)
     assert parts and len({part.name for part in parts}) == len(parts)
@@ -304,7 +308,7 @@ def test_what_was_planted_is_found(folder, name):
 
 
 def test_the_claims_that_are_planted_are_all_there_are():
-    assert set(PLANTED) == set(CLAIMS) and {claim.experiment for claim in CLAIMS.values()} <= set(NAMES)
+    assert set(PLANTED) == set(TESTED) and {CLAIMS[name].experiment for name in TESTED} <= set(NAMES)
 
 
 def test_the_interval_of_a_part_is_that_of_the_paired_differences(folder):
@@ -323,7 +327,7 @@ def test_less_data_larger_gap_is_asked_at_equal_steps_and_says_where_all_had_con
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", TESTED)
 def test_a_claim_that_is_recorded_in_part_is_not_judged(name, tmp_path):
     assert parts_of(name, folder=tmp_path) == []
     experiment = CLAIMS[name].experiment
@@ -350,7 +354,7 @@ def test_a_mistake_in_a_claim_is_not_taken_for_a_missing_record(folder, monkeypa
         results.select(arm="ConViT")
         raise error
 
-    monkeypatch.setitem(CLAIMS, "C4", Claim("wrong", "dynamics", parts))
+    monkeypatch.setitem(CLAIMS, "C4", Claim("wrong", "", "", "", "dynamics", parts))
     with pytest.raises(type(error)):
         parts_of("C4", folder=folder)
 
