@@ -21,7 +21,8 @@ class Source:
     """Where the paper makes a claim and with what number, and the chapter that tests it.
 
     `differences` are the paper's numbers for our comparisons, in points, by the first or the last words of the
-    comparison's name. They come from other data, sizes and training lengths, and from single runs.
+    comparison's name; none where the paper intervened otherwise. They come from other data, sizes and training
+    lengths, and from single runs.
     """
 
     where: str
@@ -47,27 +48,27 @@ PAPER: dict[str, Source] = {
     "C5": Source("Table 3, d - e", "+6.8 points at 10 %, +2.5 at 100 %", ABLATIONS, {", 10 %": 6.8, ", 100 %": 2.5}),
     "C6": Source("Table 3, b - d and c - d", "+2.8 and +2.3 points at 10 %", ABLATIONS, {"b - d": 2.8, "c - d": 2.3}),
     "C7": Source("Table 3, f - e and f - g", "+6.5 and +9.5 points at 10 %", ABLATIONS, {"f - e": 6.5, "f - g": 9.5}),
-    "C8": Source("Figure 8a", "+1.6 points (strength 1 - 0.01), +2.6 (9 - 3 layers), read off", ABLATIONS,
-                 {"strength": 1.6, "GPSA layers": 2.6}),
+    "C8": Source("Figure 8a", "+1.6 points (strength 1 - 0.01), +2.6 (9 - 3 layers), read off; by strong inference "
+                 "another intervention than ours", ABLATIONS),
     "C9": Source("Figure 9", "curves: ahead early, overtaken late", ABLATIONS),
     "C10": Source("Figure 5", "curves: local at the start, less local later, below DeiT at the end", INSIDE),
     "C11": Source("Figure 6", "curves: about 0 in layers 6 to 10, some heads of layers 1 to 5 high", INSIDE),
     "C12": Source("Table 5", "DeiT loses 33.9 points, ConViT 6.0: +27.9", INSIDE, {"loss of DeiT": 27.9}),
     "C13": Source("Table 6, 10 layers", "46.8 - 1.3 % left: +45.5 points", INSIDE, {"position masked": 45.5}),
-    "C14": Source("Table 4, Figure 10", "DeiT-S +1.1 points, ConViT-S+ +0.7: +0.4; curves: distilled DeiT more local",
-                  TEACHER, {"gain of ConViT": 0.4}),
-    "C15": Source("Table 1", "DeiT's images/s are 1.96 (Ti), 1.92 (S), 1.33 (B) times ConViT's", FAST),
+    "C14": Source("Table 4, Figure 10", "DeiT-S +1.1 points, ConViT-S+ +0.7: +0.4; curves, probably by the shortcut: "
+                  "distilled DeiT more local", TEACHER, {"gain of ConViT": 0.4}),
+    "C15": Source("Table 1", "inference on a GPU: DeiT's images/s are 1.96 (Ti), 1.92 (S), 1.33 (B) times ConViT's",
+                  FAST),
     "N1": Source(NOT_THEIRS, "its Table 3 changes both at once", ABLATIONS),
     "N2": Source(NOT_THEIRS, "its d - e changes the token's place too", ABLATIONS),
     "N3": Source(NOT_THEIRS, "Eq. 8 and the released code differ", INSIDE),
-    "N4": Source(NOT_THEIRS, "a later paper: least mean distance 0.316 without CutMix, 0.008 with", INSIDE),
+    "N4": Source(NOT_THEIRS, "a later paper: least mean distance at least 0.210 without CutMix, at most 0.024 with",
+                 INSIDE),
     "N5": Source(NOT_THEIRS, "a later paper of theirs (T-CNN): +2.2 points for a ResNet50-RS", RECAST),
     "N6": Source(NOT_THEIRS, "the later paper: better than the hybrid from scratch, in less time", RECAST),
     "N7": Source(NOT_THEIRS, "two later papers: each better than the usual start on small data", RECAST),
     "N8": Source(NOT_THEIRS, "no paper that compares the three is known to us", RECAST),
 }  # fmt: skip
-
-SPEED = "ConViT trains at half DeiT's speed (paper); it need not"
 
 
 def tested(scale: str = "laptop", folder: str | Path | None = None) -> dict[str, list[claims.Part]]:
@@ -87,7 +88,7 @@ def card(folder: str | Path | None = None) -> Table:
     recorded = {scale: found for scale, found in recorded.items() if found}
     rows = []
     for name, source in PAPER.items():
-        statement = claims.CLAIMS[name].statement if name in claims.CLAIMS else SPEED
+        statement = claims.CLAIMS[name].statement if name in claims.CLAIMS else report.SPEED
         link = f"[{name}]({source.chapter}.ipynb)"
         ours = [_speed(folder)] * len(recorded) if name == "C15" else [
             _measured(found.get(name, [])) for found in recorded.values()
@@ -116,10 +117,16 @@ def _measured(parts: list[claims.Part]) -> str:
 
 def _speed(folder: str | Path | None) -> str:
     """Claim C15 from the benchmarks, whichever machine they ran on; times have no seeds."""
-    times = {"ours": [], "timm's": []}
-    for row in report.speeds(folder).rows[:-1]:
-        times[row[3]].append(float(row[-1]))
-    if not times["ours"]:
+    cases = report.timed(folder)
+    if not cases:
         return "not measured"
-    words = [f"{whose} {min(found):.2f} to {max(found):.2f}" for whose, found in times.items() if found]
-    return f"**{report.speed_verdict(times['ours'])}**<br>time over DeiT's, three sizes: {', '.join(words)}; no seeds"
+    lines = [f"**{report.speed_verdict(cases)}**"]
+    for mode in ("inference", "training"):
+        models = [case for case in cases if case.mode == mode and not case.what.startswith("a layer")]
+        spans = (
+            f"{form} form {min(over):.2f} to {max(over):.2f}"
+            for form in ("timm's", "fast")
+            if (over := [case.over[form] for case in models])
+        )
+        lines.append(f"{mode}, ConViT's time over DeiT's: {', '.join(spans)}")
+    return "<br>".join([*lines, "no seeds"])
