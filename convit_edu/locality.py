@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .attention import GPSA
-from .model import VisionTransformer
+from .model import ConViT
 from .positions import Grid, patch_distances
 
 
@@ -60,7 +60,7 @@ def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def attention_on(model: VisionTransformer, images: Tensor) -> list[Tensor]:
+def attention_on(model: ConViT, images: Tensor) -> list[Tensor]:
     """The attention (B, H, N, N) of every layer on its true input, for normalised images (B, C, h, w).
 
     The model is left in the mode it was in.
@@ -74,7 +74,7 @@ def attention_on(model: VisionTransformer, images: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def nonlocality(
-    model: VisionTransformer, images: Tensor, batch_size: int = 64, shortcut: bool = False
+    model: ConViT, images: Tensor, batch_size: int = 64, shortcut: bool = False
 ) -> NonLocality:
     """Non-locality (Eq 8) of every layer and head on its true input, averaged over normalised images (B, C, h, w).
 
@@ -99,13 +99,13 @@ def nonlocality(
     return NonLocality(distance, class_mass, uniform_nonlocality(model.grid))
 
 
-def gpsa_layers(model: VisionTransformer) -> list[GPSA]:
+def gpsa_layers(model: ConViT) -> list[GPSA]:
     """The GPSA layers of a model, from the input on."""
     return [block.attn for block in model.blocks if isinstance(block.attn, GPSA)]
 
 
 @torch.no_grad()
-def gates(model: VisionTransformer) -> Tensor:
+def gates(model: ConViT) -> Tensor:
     """sigmoid(lambda) of every GPSA layer and head: (number of GPSA layers, H); 1 is position only."""
     layers = [layer.gate().cpu() for layer in gpsa_layers(model)]
     return torch.stack(layers) if layers else torch.empty(0, model.config["num_heads"])
@@ -124,7 +124,7 @@ def head_geometry(layer: GPSA) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def forced_gates(model: VisionTransformer, gate: float, layers: int | None = None) -> Iterator[None]:
+def forced_gates(model: ConViT, gate: float, layers: int | None = None) -> Iterator[None]:
     """Within this context the first `layers` GPSA layers (all where None) have their gates at `gate` (Table 6).
 
     1 masks the content, 0 masks the position. ValueError for a gate outside [0, 1] or more layers than there are.
@@ -138,7 +138,7 @@ def forced_gates(model: VisionTransformer, gate: float, layers: int | None = Non
 
 
 @contextmanager
-def gates_at(model: VisionTransformer, forced: Mapping[int, float]) -> Iterator[None]:
+def gates_at(model: ConViT, forced: Mapping[int, float]) -> Iterator[None]:
     """Within this context all heads of the GPSA layers named by number, from 0, have their gates at these values.
 
     ValueError for a gate outside [0, 1] or a layer that there is not.
@@ -155,7 +155,7 @@ def gates_at(model: VisionTransformer, forced: Mapping[int, float]) -> Iterator[
 
 
 @contextmanager
-def masked_positions(model: VisionTransformer) -> Iterator[None]:
+def masked_positions(model: ConViT) -> Iterator[None]:
     """Within this context the absolute position embeddings are zero (Table 5)."""
     with _replaced([(model.pos_embed, torch.zeros(()))]):
         yield

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ._torchvision import ensure_importable
-from .model import VisionTransformer
+from .model import ConViT
 
 ensure_importable()
 import timm  # noqa: E402  only now can it be imported
@@ -19,7 +19,7 @@ from timm.models.convit import ConVit  # noqa: E402
 __all__ = ["from_timm", "relative_difference", "timm", "to_timm"]
 
 
-def from_timm(source: str | nn.Module, pretrained: bool = False) -> VisionTransformer:
+def from_timm(source: str | nn.Module, pretrained: bool = False) -> ConViT:
     """Our model with the weights of a timm ConViT, DeiT or ViT, given as a model or by timm's name.
 
     The two give the same logits. A ViT adds a position to its class token before the first block; ours has
@@ -39,9 +39,9 @@ def from_timm(source: str | nn.Module, pretrained: bool = False) -> VisionTransf
     state = dict(source.state_dict())
     if not isinstance(source, ConVit):
         state = _fold_class_position(state, source)
-    model = VisionTransformer(**_config_of(source)).to(source.pos_embed)
+    model = ConViT(**_config_of(source)).to(source.pos_embed)
     unlike = ValueError(
-        f"This {type(source).__name__} has parts that VisionTransformer lacks; "
+        f"This {type(source).__name__} has parts that ConViT lacks; "
         "give a ConViT, or a plain DeiT or ViT with a class token."
     )
     try:
@@ -54,7 +54,7 @@ def from_timm(source: str | nn.Module, pretrained: bool = False) -> VisionTransf
 
 
 @torch.no_grad()
-def _same_logits(model: VisionTransformer, source: nn.Module) -> bool:
+def _same_logits(model: ConViT, source: nn.Module) -> bool:
     """Whether the two agree on one random image, to what their precision allows."""
     image = torch.rand(1, *model.patch_embed.input_shape).to(model.pos_embed)
     training = source.training
@@ -74,7 +74,7 @@ def _fold_class_position(state: dict[str, Tensor], source: nn.Module) -> dict[st
 
 
 def _config_of(source: nn.Module) -> dict:
-    """The constructor arguments of the VisionTransformer that a timm model corresponds to."""
+    """The constructor arguments of the ConViT that a timm model corresponds to."""
     if source.global_pool != "token":
         raise ValueError(f"timm's global_pool={source.global_pool!r} has no equal here; use global_pool='token'.")
     block = source.blocks[0]
@@ -96,7 +96,7 @@ def _config_of(source: nn.Module) -> dict:
     )
 
 
-def to_timm(model: VisionTransformer) -> nn.Module:
+def to_timm(model: ConViT) -> nn.Module:
     """A timm ConViT with our weights: the same logits and gradients.
 
     timm knows square images only, the class token after the last GPSA layer, gated mixing and the class token

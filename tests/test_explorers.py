@@ -23,6 +23,7 @@ from convit_edu.lab import experiments, packing, records, report
 from convit_edu.lab import run as worker
 from convit_edu.lab.scales import SCALES
 from convit_edu.positions import positional_scores
+from convit_edu.train import train
 
 SVG = "http://www.w3.org/2000/svg"
 random = np.random.default_rng(0)
@@ -293,14 +294,25 @@ def test_a_run_that_is_saved_records_its_attention_and_nothing_else_changes(tmp_
 
 def test_an_interrupted_run_keeps_the_attention_of_its_start(tmp_path):
     config, fashion = rehearsal()[0].config, data.load("fashion_mnist_5k")
-    recipe = worker.Recipe(**config["recipe"], seed=0)
-    run, resumed = (worker.WatchedRun(experiments.build(config, seed), fashion, recipe, torch.device("cpu"))
-                    for seed in (0, 1))  # fmt: skip
-    run.save(tmp_path / "run.pt")
-    kept, other = (r.history.measured["attention"][0] for r in (run, resumed))
-    assert not all(map(torch.equal, kept, other))
-    resumed.load(tmp_path / "run.pt")
-    assert all(map(torch.equal, kept, resumed.history.measured["attention"][0]))
+    fashion = dataclasses.replace(fashion, test_images=fashion.test_images[:50], test_labels=fashion.test_labels[:50])
+    recipe = worker.Recipe(**config["recipe"] | {"evaluations": 2})
+    probe = worker.Probe(fashion, recipe.steps)
+
+    def stopped(model, step):
+        if step == recipe.steps:
+            raise KeyboardInterrupt
+        return probe(model, step)
+
+    def run(measure, **options):
+        return train(experiments.build(config, 0), fashion, recipe, "cpu", measure=measure, **options)
+
+    stopped.identity = probe.identity
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, checkpoint=tmp_path / "run.pt")
+    histories = run(probe, checkpoint=tmp_path / "run.pt"), run(probe)
+    resumed, whole = (history.measured["attention"] for history in histories)
+    assert list(resumed) == list(whole) == [0, recipe.steps // 2, recipe.steps]
+    assert all(torch.equal(*pair) for step in whole for pair in zip(resumed[step], whole[step], strict=True))
 
 
 def test_a_missing_or_damaged_recording_is_named(tmp_path):

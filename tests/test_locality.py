@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convit_edu import GPSA, VisionTransformer, create_model
+from convit_edu import GPSA, ConViT, create_model
 from convit_edu.locality import (
     attention_distance,
     gates,
@@ -77,7 +77,7 @@ def test_nonlocality_of_a_model_is_that_of_its_true_inputs():
 
 
 def test_gates_and_geometry_read_the_parameters():
-    model = VisionTransformer(
+    model = ConViT(
         img_size=12, patch_size=4, embed_dim=36, depth=3, num_heads=9, local_up_to_layer=2, locality_strength=2.0
     )
     torch.testing.assert_close(gates(model), torch.full((2, 9), 0.731059), rtol=0, atol=1e-5)

@@ -1,12 +1,13 @@
 """The whole network: sizes, class token, pooling, trace, other image sizes, and its errors."""
 
+import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from convit_edu import CONFIGS, GPSA, SelfAttention, VisionTransformer, create_model
+from convit_edu import CONFIGS, GPSA, ConViT, SelfAttention, create_model
 from convit_edu.model import drop_path
 
 SMALL = {
@@ -17,7 +18,7 @@ SMALL = {
 
 def small(**overrides):
     torch.manual_seed(0)
-    return VisionTransformer(**SMALL | overrides).eval()
+    return ConViT(**SMALL | overrides).eval()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +94,34 @@ def test_local_start_survives_the_model_wide_initialisation():
     assert free.pos_proj.weight.abs().max() < 0.1 and free.v.weight.diagonal().mean() < 0.1
 
 
+@pytest.mark.parametrize("random", [False, True])
+def test_init_gain_scales_the_matrices_of_the_blocks_by_their_fan_in_and_nothing_else(random):
+    start = dict(embed_dim=144, positional_init=not random, identity_values=not random)
+    paper, scaled = small(**start), small(**start, init_gain=0.5)
+    usual = dict(paper.named_parameters())
+    for name, parameter in scaled.named_parameters():
+        layer, _, kind = name.rpartition(".")
+        block_matrix = name.startswith("blocks.") and kind == "weight" and "norm" not in name
+        if block_matrix and "pos_proj" not in name and (random or not layer.endswith("attn.v")):
+            fan_in = 576 if "fc2" in name else 144
+            assert parameter.std().item() == pytest.approx(0.5 / fan_in**0.5, rel=0.03), name
+            assert usual[name].std().item() == pytest.approx(0.02, rel=0.03), name
+        else:  # biases, norms, gates, tokens, patch embedding, head, positions: as in the paper
+            assert torch.equal(parameter, usual[name]), name
+    assert scaled.head.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    assert paper.config["init_gain"] is None and scaled.config["init_gain"] == 0.5
+
+
+def test_init_gain_keeps_the_size_of_a_signal_at_a_small_width():
+    """The reason for it: at width 54 and deviation 0.02 a block adds next to nothing to what passes it by."""
+    images, grown = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0)), {}
+    for gain in (None, 1.0):
+        model = create_model("convit_mini_28", seed=0, embed_dim=54, local_up_to_layer=0, init_gain=gain)
+        model(images, trace := {})
+        grown[gain] = ((trace["blocks.5"] - trace["blocks.0"]).std() / trace["blocks.0"].std()).item()
+    assert grown[None] < 0.1 < 0.5 < grown[1.0]
+
+
 def test_a_seed_fixes_the_weights_and_nothing_else():
     state = torch.get_rng_state()
     first, same, other = (create_model("convit_mini_28", seed=s).state_dict() for s in (1, 1, 2))
@@ -117,6 +146,49 @@ def test_drop_path_drops_whole_branches_and_keeps_the_mean():
     assert out.mean() == pytest.approx(1, abs=0.05)
     assert torch.equal(drop_path(out, 0.25, training=False), out)
     assert [block.drop_path_rate for block in small(drop_path_rate=0.2).blocks] == [0.0, 0.1, 0.2]
+
+
+def test_stochastic_depth_leaves_out_either_branch_of_a_block(monkeypatch):
+    """At a rate of nearly 1, training keeps no branch: a block then passes its input on, whatever its weights."""
+    monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.zeros(shape, device=device))
+    block, x = small(drop_path_rate=0.5).blocks[2].train(), torch.randn(2, 16, 36)
+    without = {"attn": block.mlp(block.norm2(x)), "mlp": block.attn(block.norm1(x), (4, 4))}
+    assert torch.equal(block(x, (4, 4)), x)
+    for branch, other in without.items():  # and each branch by itself: one that gives 0 leaves the other one's share
+        getattr(block, branch).forward = lambda x, grid=None: torch.zeros_like(x)
+        assert torch.equal(block(x, (4, 4)), x)
+        block.eval()
+        torch.testing.assert_close(block(x, (4, 4)), x + other)
+        del getattr(block.train(), branch).forward
+
+
+def test_resized_carries_over_stochastic_depth():
+    model = small(drop_path_rate=0.2)
+    model.set_drop_path(0.4)  # not the rate that it was built with
+    assert [block.drop_path_rate for block in model.resized((24, 40)).blocks] == pytest.approx([0.0, 0.2, 0.4])
+
+
+def test_resized_interpolates_by_cubics_about_the_centres_of_patches():
+    """Against Keys' kernel with a = -0.75 (torch's bicubic), written out; beyond the border the nearest value."""
+    model = small()
+    with torch.no_grad():
+        model.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
+
+    def cubic(x: float) -> float:
+        x = abs(x)
+        return (1.25 * x - 2.25) * x * x + 1 if x <= 1 else -0.75 * (((x - 5) * x + 8) * x - 4) if x < 2 else 0.0
+
+    def matrix(new: int, old: int) -> torch.Tensor:  # (new, old): how much of each old place a new one takes
+        found = torch.zeros(new, old)
+        for place in range(new):
+            centre = (place + 0.5) * old / new - 0.5  # centres of patches, not corners, lie on one another
+            for near in range(math.floor(centre) - 1, math.floor(centre) + 3):
+                found[place, min(max(near, 0), old - 1)] += cubic(centre - near)
+        return found
+
+    field = model.pos_embed.reshape(3, 5, 36)
+    expected = torch.einsum("Yy,Xx,yxd->YXd", matrix(6, 3), matrix(7, 5), field)
+    torch.testing.assert_close(model.resized((24, 28)).pos_embed.reshape(6, 7, 36), expected, rtol=0, atol=1e-5)
 
 
 def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings():
@@ -153,6 +225,8 @@ def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings
         ({"class_token_at": 3}, "class_token_at=3 must be a block after the last GPSA block"),
         ({"class_token_at": 2, "pool": "mean"}, "class_token_at has no meaning here"),
         ({"drop_path_rate": 1.0}, r"drop-path rate lies in \[0, 1\), got 1.0"),
+        ({"init_gain": 0.0}, "init_gain must be finite and above 0, or None for the paper's start, got 0.0"),
+        ({"init_gain": float("nan")}, "init_gain must be finite and above 0"),
         ({"num_heads": 6}, "6 heads cannot form a square kernel"),
         ({"num_heads": 16}, "dim=36 cannot be shared equally by num_heads=16"),
         ({"locality_strength": float("inf")}, "locality_strength must be finite"),

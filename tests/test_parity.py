@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from convit_edu import VisionTransformer, create_model
+from convit_edu import ConViT, create_model
 from convit_edu.parity import from_timm, relative_difference, timm, to_timm
 
 ConVit = timm.models.convit.ConVit
@@ -105,7 +105,7 @@ def test_deit_and_vit_come_over_with_the_class_tokens_position_folded_in(name):
     "name", ["deit_tiny_distilled_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_tiny_r_s16_p8_224"]
 )
 def test_a_timm_model_with_other_parts_is_refused(name):
-    with pytest.raises(ValueError, match=r"has parts that VisionTransformer lacks|no class token with a position"):
+    with pytest.raises(ValueError, match=r"has parts that ConViT lacks|no class token with a position"):
         from_timm(timm.create_model(name, img_size=32 if "r_s16" not in name else 64, depth=1))
 
 
@@ -122,7 +122,7 @@ def test_what_timm_cannot_express_is_named(overrides, part):
 def test_gpsa_to_the_top_loads_timms_weights():
     torch.manual_seed(0)
     theirs = ConVit(img_size=16, patch_size=4, num_classes=3, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=2)
-    ours = VisionTransformer(
+    ours = ConViT(
         img_size=16, patch_size=4, num_classes=3, embed_dim=16, depth=2, num_heads=4, local_up_to_layer=2
     )
     ours.load_state_dict(theirs.state_dict(), strict=True)

@@ -9,8 +9,9 @@ from convit_edu.__main__ import main
 from convit_edu.lab import claims, experiments, records, report
 from convit_edu.lab.claims import BOUND, CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
 from convit_edu.lab.experiments import NAMES, Settings, grid
-from convit_edu.lab.report import Estimate, Missing, Results, Table, compare, estimate, student_t
+from convit_edu.lab.results import Estimate, Missing, Results, compare, estimate, student_t
 from convit_edu.lab.scales import LAPTOP
+from convit_edu.lab.tables import Table
 
 RATES = {"ConViT": 2e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 1e-3, "CNN": 4e-3}
 SETTINGS = Settings(RATES, "DeiT, equal heads")
@@ -267,7 +268,10 @@ def test_every_experiment_has_tables_also_with_one_seed_or_with_half_of_its_runs
 # --- claims
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+TESTED = [name for name in CLAIMS if name != "C15"]  # that one is on times, and has no seeds
+
+
+@pytest.mark.parametrize("name", TESTED)
 def test_every_claim_has_parts_with_all_seeds(folder, name):
     parts = parts_of(name, folder=folder)
     assert parts and len({part.name for part in parts}) == len(parts)
@@ -326,7 +330,7 @@ def test_the_comparisons_that_the_setting_decides(folder, tmp_path):
 
 
 def test_the_claims_that_are_planted_are_all_there_are():
-    assert set(PLANTED) == set(CLAIMS) and {claim.experiment for claim in CLAIMS.values()} <= set(NAMES)
+    assert set(PLANTED) == set(TESTED) and {CLAIMS[name].experiment for name in TESTED} <= set(NAMES)
 
 
 def test_the_interval_of_a_part_is_that_of_the_paired_differences(folder):
@@ -345,7 +349,7 @@ def test_less_data_larger_gap_is_asked_at_equal_steps_and_says_where_all_had_con
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CLAIMS)
+@pytest.mark.parametrize("name", TESTED)
 def test_a_claim_that_is_recorded_in_part_is_not_judged(name, tmp_path):
     assert parts_of(name, folder=tmp_path) == []
     experiment = CLAIMS[name].experiment
@@ -372,7 +376,7 @@ def test_a_mistake_in_a_claim_is_not_taken_for_a_missing_record(folder, monkeypa
         results.select(arm="ConViT")
         raise error
 
-    monkeypatch.setitem(CLAIMS, "C4", Claim("wrong", "dynamics", parts))
+    monkeypatch.setitem(CLAIMS, "C4", Claim("wrong", "", "", "", "dynamics", parts))
     with pytest.raises(type(error)):
         parts_of("C4", folder=folder)
 
@@ -459,7 +463,7 @@ def benchmarked(folder, **records):
 
 
 def test_speed_is_a_view_of_the_benchmarks():
-    *measured, claim = report.speeds().rows
+    *measured, claim = claims.speeds().rows
     assert {row[3] for row in measured} == {"inference", "training"}
     assert {row[2] for row in measured} >= {"convit_tiny", "convit_small", "convit_base", "a layer, Ti", "a layer, S"}
     assert claim[0] == "C15" and "**holds on a CPU**" in claim[1]
@@ -481,7 +485,7 @@ def test_the_fast_form_must_beat_every_other_beyond_the_quartiles(tmp_path, fast
     elsewhere = timed_rows(forms | {"gpsa": 9}, "forward", size="Ti", grid=[7, 7])
     model = timed_rows({"convit": 1.0, "timm_convit": 2.0}, model="m")
     folder = benchmarked(tmp_path, model_cpu=model, attention_cpu=layer + elsewhere)
-    *rows, claim = report.speeds(folder).rows
+    *rows, claim = claims.speeds(folder).rows
     assert [row[2:] for row in rows] == [
         ["m", "training", "-", "2.00", "1.00"],
         ["a layer, Ti", "inference", f"{readable:.2f}", f"{timms:.2f}", f"{fast:.2f}"],
@@ -492,6 +496,6 @@ def test_the_fast_form_must_beat_every_other_beyond_the_quartiles(tmp_path, fast
 def test_a_verdict_on_speed_says_where_it_was_timed_and_can_be_lost(tmp_path):
     slow, fast = ({"convit": time, "timm_convit": 2.0} for time in (2.0, 1.0))
     folder = benchmarked(tmp_path, model_cuda=timed_rows(slow, model="m", device="cuda"))
-    assert report.speed_verdict(report.timed(folder)) == "contradicted on a GPU"
+    assert claims.speed_verdict(claims.timed(folder)) == "contradicted on a GPU"
     (folder / "benchmarks" / "model-cpu.json").write_text(json.dumps({"rows": timed_rows(fast, model="m")}))
-    assert report.speed_verdict(report.timed(folder)) == "holds in part on a CPU and on a GPU"
+    assert claims.speed_verdict(claims.timed(folder)) == "holds in part on a CPU and on a GPU"

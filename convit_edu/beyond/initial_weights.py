@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import SelfAttention
-from ..model import VisionTransformer
+from ..model import ConViT
 from ..positions import Grid, kernel_centres
 
 TEMPERATURE = 10_000.0  # the lowest frequency is one over it
@@ -26,7 +26,7 @@ def sine_embedding(grid: Grid, dim: int) -> Tensor:
     return torch.cat([*parts, torch.zeros(len(parts[0]), dim - 4 * number)], dim=1)
 
 
-def _plain(model: VisionTransformer) -> list[SelfAttention]:
+def _plain(model: ConViT) -> list[SelfAttention]:
     layers = [block.attn for block in model.blocks]
     if not all(isinstance(layer, SelfAttention) for layer in layers):
         raise ValueError("These starts are for a DeiT; build the model with local_up_to_layer=0.")
@@ -34,7 +34,7 @@ def _plain(model: VisionTransformer) -> list[SelfAttention]:
 
 
 @torch.no_grad()
-def sinusoidal(model: VisionTransformer) -> None:
+def sinusoidal(model: ConViT) -> None:
     """Start the position embeddings, which stay trained, as sines and cosines."""
     _plain(model)
     model.pos_embed.copy_(sine_embedding(model.grid, model.config["embed_dim"]))
@@ -48,7 +48,7 @@ def split(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def mimetic(model: VisionTransformer, queries: float | None = 0.7, values: float | None = 0.4) -> None:
+def mimetic(model: ConViT, queries: float | None = 0.7, values: float | None = 0.4) -> None:
     """Mimetic initialisation (Trockman and Kolter 2023), from torch's random state.
 
     In every head W_qry W_key^T is near `queries` (I + Z), and in every layer W_val W_out is near `values` (Z - I), with
@@ -77,7 +77,7 @@ def _mimetic_values(layer: SelfAttention, scale: float) -> None:
 
 
 @torch.no_grad()
-def structured(model: VisionTransformer, strength: float = 60.0, values: float | None = None) -> None:
+def structured(model: ConViT, strength: float = 60.0, values: float | None = None) -> None:
     """Structured initialisation (Zheng et al. 2025): every head starts by looking at one offset, drawn at random.
 
     Queries and keys are made so that, were the tokens their normalised position embeddings P (N, D), the scores would

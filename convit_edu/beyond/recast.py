@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..attention import GPSA
 from ..locality import gpsa_layers
-from ..model import Block, PatchEmbed, VisionTransformer
+from ..model import Block, ConViT, PatchEmbed
 from ..positions import Grid, kernel_centres
 
 TAPS = 9  # of a 3 x 3 convolution, and heads of the layer that it becomes
@@ -47,7 +47,7 @@ class PatchCNN(nn.Module):
     There is no position embedding: a convolution knows no places.
 
     Args:
-        img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio: as in `VisionTransformer`.
+        img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio: as in `ConViT`.
         padding: see `Convolution`.
     """
 
@@ -111,12 +111,12 @@ class WideGPSA(GPSA):
             self.v.weight.copy_(eye.repeat(self.num_heads, 1))  # (H d, D)
 
 
-class WideConViT(VisionTransformer):
+class WideConViT(ConViT):
     """A ConViT of GPSA layers alone, with heads whose values are as wide as `value_dim` says.
 
     Args:
         value_dim: see `WideGPSA`; by default D, a whole token, which is what `recast` needs to be exact.
-        arguments: as in `VisionTransformer`; `local_up_to_layer` is the depth and `num_heads` nine by default.
+        arguments: as in `ConViT`; `local_up_to_layer` is the depth and `num_heads` nine by default.
     """
 
     def __init__(self, value_dim: int | None = None, **arguments):
@@ -196,13 +196,13 @@ def recast(
 
 
 @torch.no_grad()
-def set_gates(model: VisionTransformer, gate: float) -> None:
+def set_gates(model: ConViT, gate: float) -> None:
     """Put every gate of a model to a value in (0, 1]; from 1, exactly, no gradient ever moves it."""
     for layer in gpsa_layers(model):
         layer.gating_param.fill_(POSITION_ONLY if gate == 1 else math.log(gate / (1 - gate)))
 
 
-def multiply_adds(model: PatchCNN | VisionTransformer) -> int:
+def multiply_adds(model: PatchCNN | ConViT) -> int:
     """Multiplications with addition for one image, forward, without norms, softmax and biases.
 
     A training step costs about three times as much for each of its images.

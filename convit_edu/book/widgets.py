@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 import ipywidgets
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data import Dataset, normalize
 from ..locality import gates, gates_at, gpsa_layers
-from ..model import VisionTransformer
+from ..model import ConViT
+from ..pictures import read_picture
 from ..train import progress_shown
 from . import plots
 
@@ -70,7 +71,7 @@ def show(widget: ipywidgets.Widget) -> None:
 # --- the gates of a trained model
 
 
-def gate_lab(model: VisionTransformer, images: Tensor, labels: Tensor, pieces: int = 10) -> ipywidgets.VBox:
+def gate_lab(model: ConViT, images: Tensor, labels: Tensor, pieces: int = 10) -> ipywidgets.VBox:
     """A slider for the gates of each GPSA layer, and the accuracy that the model has with them.
 
     Args:
@@ -121,24 +122,23 @@ def gate_lab(model: VisionTransformer, images: Tensor, labels: Tensor, pieces: i
 # --- a picture of your own
 
 
-def picture_tensor(content: bytes, model: VisionTransformer, mean: Tensor, std: Tensor) -> tuple[np.ndarray, Tensor]:
+def picture_tensor(content: bytes, model: ConViT, mean: Tensor, std: Tensor) -> tuple[np.ndarray, Tensor]:
     """An uploaded picture as the model wants it: the cropped picture (h, w) or (h, w, 3), and the input (1, C, h, w).
 
     ValueError if the bytes are no picture that can be read.
     """
     height, width = model.config["img_size"]
     try:
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))  # as the camera was held
-        picture = picture.convert("RGB" if model.config["in_chans"] == 3 else "L")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError("That file is no picture that can be read; try a PNG or a JPEG.") from error
+        picture = read_picture(bytes(content), "RGB" if model.config["in_chans"] == 3 else "L", "That file")
+    except ValueError as error:
+        raise ValueError(f"{error} Try a PNG or a JPEG.") from error
     picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
     shown = np.array(picture)
     pixels = torch.from_numpy(shown).reshape(height, width, -1).permute(2, 0, 1)  # (C, h, w)
     return shown, normalize(pixels[None], mean, std)
 
 
-def attention_lab(model: VisionTransformer, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
+def attention_lab(model: ConViT, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
     """Attention of any layer and head to a picture, first one of the embedded set, then one that the reader uploads.
 
     A button fetches the official ConViT-Ti weights, once, where there is a network; without one the given model stays.

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from .. import imagenet
-from ..model import CONFIGS, VisionTransformer, create_model
+from ..model import CONFIGS, ConViT, create_model
 from ..parity import from_timm, timm
 from .folders import scan
 from .ranks import Ranks, Refusal, is_first
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _train(options: argparse.Namespace, ranks: Ranks) -> None:
     train_files, val_files = ranks.agree(lambda: scan(options.data, options.fraction))
 
-    def prepare() -> tuple[PaperRecipe, VisionTransformer]:
+    def prepare() -> tuple[PaperRecipe, ConViT]:
         given = {setting.name: getattr(options, setting.name) for setting in fields(PaperRecipe)}
         recipe = PaperRecipe(**given).for_model(options.model, options.fraction)
         recipe.check(len(train_files), ranks.world)
@@ -100,7 +100,7 @@ def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
             )  # fmt: skip
 
 
-def build(name: str, overrides: dict, seed: int | None, classes: int) -> VisionTransformer:
+def build(name: str, overrides: dict, seed: int | None, classes: int) -> ConViT:
     """A named model for colour images of so many classes. ValueError if there is none."""
     try:
         model = create_model(name, seed, **{"num_classes": classes} | overrides)
@@ -111,7 +111,7 @@ def build(name: str, overrides: dict, seed: int | None, classes: int) -> VisionT
     return model
 
 
-def _from_checkpoint(path: Path) -> dict[str, VisionTransformer]:
+def _from_checkpoint(path: Path) -> dict[str, ConViT]:
     state = read_checkpoint(path)
     about, models = state["identity"], {}
     for label, weights in (("", state["model"]), (", moving average", state["ema"])):
@@ -122,7 +122,7 @@ def _from_checkpoint(path: Path) -> dict[str, VisionTransformer]:
     return models
 
 
-def _official(name: str, fetch: bool) -> dict[str, VisionTransformer]:
+def _official(name: str, fetch: bool) -> dict[str, ConViT]:
     known = [model for model in timm.list_models() if model.startswith(("convit_", "deit_"))]
     if name not in known:
         raise ValueError(

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import class_files
 from ..parity import timm
+from ..pictures import class_files, read_picture
 
 # `import timm` brings only some of its parts. Here a worker that is started afresh gets them too, and safely.
 for part in ("data", "loss", "optim", "scheduler", "utils"):
@@ -59,11 +59,11 @@ def scan(root: Path, fraction: float = 1.0, splits: tuple[str, ...] = ("train", 
     """The training and the validation files below `root`, classes and files in alphabetical order.
 
     Of the training files each class keeps the first int(fraction * n), as in the released code; at least one.
-    Raises ValueError for a fraction outside (0, 1], and what `data.class_files` raises.
+    Raises ValueError for a fraction outside (0, 1], and what `pictures.class_files` raises.
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"--fraction is a share of each class's images, above 0 and at most 1, not {fraction:g}.")
-    found = class_files(root, splits)
+    found, _ = class_files(root, splits)
     return tuple(_split(root, split, found[split], fraction if split == "train" else 1.0) for split in splits)
 
 
@@ -128,13 +128,10 @@ class ValidationImages(Dataset):
 
 
 def read_image(path: Path):
-    """The image at `path` in RGB, or None if it cannot be read."""
-    from PIL import Image
-
+    """The image at `path` in RGB, or None where the file is at fault; what the machine is at fault for is raised."""
     try:
-        with Image.open(path) as file:
-            return file.convert("RGB")
-    except Exception:  # Pillow raises many kinds, depending on the format
+        return read_picture(path)
+    except (ValueError, FileNotFoundError, PermissionError):
         return None
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ..files import write_in_one_move
-from ..model import VisionTransformer
+from ..model import ConViT
 from ..parity import timm
+from ..saving import write_in_one_move
 from ..train import progress
 from .folders import (
     GroupBatches,
@@ -57,7 +57,7 @@ class Training:
 
     def __init__(
         self,
-        model: VisionTransformer,
+        model: ConViT,
         recipe: PaperRecipe,
         files: ImageFolders,
         ranks: Ranks,
@@ -298,7 +298,7 @@ def line(row: dict, epochs: int) -> str:
 
 @torch.no_grad()
 def accuracy(
-    model: VisionTransformer,
+    model: ConViT,
     files: ImageFolders,
     ranks: Ranks,
     precision: str = "float32",

@@ -130,8 +130,8 @@ class Campaign:
         """Record what a task gave: a result, or the reason of its failure."""
         if (weights := answer.pop("weights", None)) is not None:
             records.write_bytes(self.weights_path(task.config), weights)
-        if (attention := answer.pop("attention", None)) is not None:
-            records.write_bytes(self.weights_path(task.config).with_suffix(".attention.safetensors"), attention)
+        if (moments := answer.pop("moments", None)) is not None:
+            records.write_bytes(self.weights_path(task.config).with_suffix(".moments.safetensors"), moments)
         for name, label in task.entries:
             run = {"id": task.id, "label": label, "seed": task.seed, "config": task.config, **answer}
             self.runs[name] = [old for old in self.runs[name] if (old["id"], old["label"]) != (task.id, label)]

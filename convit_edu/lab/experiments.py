@@ -18,7 +18,7 @@ from ..beyond.cnn import CNN, create_cnn
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
 from ..locality import gpsa_layers
-from ..model import CONFIGS, VisionTransformer
+from ..model import CONFIGS, ConViT
 from ..train import Recipe
 from .scales import Scale
 
@@ -120,7 +120,7 @@ class Grid:
             model["local_up_to_layer"] = 0
             if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
                 model["num_heads"] = few
-        return _whole(VisionTransformer, model)
+        return _whole(ConViT, model)
 
     def cnn(self) -> dict:
         base = CONFIGS[self.scale.model]
@@ -304,7 +304,7 @@ class Grid:
         if arm in ("ConViT", "recast"):
             wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
             wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
-            more["model"] = {"kind": "WideConViT"} | _whole(VisionTransformer, wide)
+            more["model"] = {"kind": "WideConViT"} | _whole(ConViT, wide)
         if arm in ("CNN, trained on", "recast"):
             more["start"] = self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config
         if arm == "recast":
@@ -355,7 +355,7 @@ def build(config: dict, seed: int) -> nn.Module:
         return create_cnn(seed=seed, **given)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = {"": VisionTransformer, "PatchCNN": PatchCNN, "WideConViT": WideConViT}[kind](**given)
+        model = {"": ConViT, "PatchCNN": PatchCNN, "WideConViT": WideConViT}[kind](**given)
         if "initial" in config:
             STARTS[config["initial"]](model)
     if freeze := config.get("freeze"):

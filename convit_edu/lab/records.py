@@ -11,17 +11,14 @@ import hashlib
 import json
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..files import write_in_one_move
-from ..model import VisionTransformer
-from .packing import unpack
+from ..model import ConViT
+from ..saving import write_in_one_move
 
 SCHEMA = 1
 FIELDS = {"id": str, "label": dict, "seed": int, "config": dict, "meta": dict, "digest": str}
@@ -139,79 +136,78 @@ def only_writer(folder: str | Path):
         lock.release()
 
 
-def checkpoint_bytes(model: VisionTransformer, run_id: str) -> bytes:
+def half(model: ConViT) -> dict[str, Tensor]:
+    """A copy of a model's weights in float16, on the CPU."""
+    return {name: value.detach().half().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def checkpoint_bytes(model: ConViT, run_id: str) -> bytes:
     """A model's weights in float16 and its configuration, as the content of a safetensors file."""
+    return _weights_bytes(half(model), model, run_id)
+
+
+def moments_bytes(model: ConViT, kept: dict[int, dict[str, Tensor]], run_id: str) -> bytes:
+    """Weights in float16 by the number of training steps done, as the content of a safetensors file."""
+    return _weights_bytes({f"{n}.{name}": value for n, found in kept.items() for name, value in found.items()},
+                          model, run_id)  # fmt: skip
+
+
+def _weights_bytes(weights: dict[str, Tensor], model: ConViT, run_id: str) -> bytes:
     from safetensors.torch import save
 
-    weights = {name: value.detach().half().cpu().contiguous() for name, value in model.state_dict().items()}
     # A single entry: the order of several is not fixed, and the same run should give the same bytes.
     return save(weights, {"convit_edu": json.dumps({"config": model.config, "run": run_id})})
 
 
-def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = None) -> VisionTransformer:
+def checkpoint(
+    name: str, scale: str = "laptop", folder: str | Path | None = None, step: int | None = None
+) -> ConViT:
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
-    The shipped ones are made again by `python -m convit_edu run checkpoints`. RecordError if there is none.
+    With `step`, one of `moments(name)`, as it was after so many steps of its training. The shipped ones are made
+    again by `python -m convit_edu run checkpoints`. RecordError if there is none.
     """
+    start = "" if step is None else f"{step}."
+
+    def read_model(file) -> ConViT:
+        config = json.loads(file.metadata()["convit_edu"])["config"]
+        keys = [key for key in file.keys() if key.startswith(start)]
+        if not keys:
+            raise KeyError(f"no weights after {step} steps")
+        model = ConViT(**config)
+        model.load_state_dict({key.removeprefix(start): file.get_tensor(key).float() for key in keys})
+        return model.eval()
+
+    return _opened(name, scale, folder, step is not None, read_model)
+
+
+def moments(name: str, scale: str = "laptop", folder: str | Path | None = None) -> list[int]:
+    """The numbers of training steps, before the last, after which the weights of a checkpoint were kept.
+
+    RecordError if there is no such file: `python -m convit_edu run checkpoints` writes it beside the checkpoint.
+    """
+    return _opened(name, scale, folder, True, lambda file: sorted({int(key.partition(".")[0]) for key in file.keys()}))
+
+
+def steps(name: str, scale: str = "laptop", folder: str | Path | None = None) -> int:
+    """The number of training steps that a checkpoint has behind it. RecordError if there is none, or no record of it."""
+    run_id = _opened(name, scale, folder, False, lambda file: json.loads(file.metadata()["convit_edu"])["run"])
+    found = [run for run in read(path_of(folder or shipped(), scale, "checkpoints")) if run["id"] == run_id]
+    if not found:
+        raise RecordError(f"checkpoints.json has no run {run_id}; make it with: python -m convit_edu run checkpoints")
+    return found[0]["config"]["recipe"]["steps"]
+
+
+def _opened(name: str, scale: str, folder: str | Path | None, before: bool, reading):
+    """What `reading` makes of the file of a checkpoint, or of its moments before the end. RecordError if it cannot."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(folder or shipped()) / scale / f"{name}.safetensors"
+    path = Path(folder or shipped()) / scale / f"{name}{'.moments' * before}.safetensors"
     if not path.is_file():
         raise RecordError(f"There is no checkpoint {path}; make it with: python -m convit_edu run checkpoints")
     try:
         with safe_open(path, "pt") as file:
-            config = json.loads(file.metadata()["convit_edu"])["config"]
-            weights = {key: file.get_tensor(key).float() for key in file.keys()}
-        model = VisionTransformer(**config)
-        model.load_state_dict(weights)
+            return reading(file)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0].rstrip(":")  # torch lists every weight that does not fit
         raise RecordError(f"{path} is no readable checkpoint ({reason}); delete it to make it again.") from error
-    return model.eval()
-
-
-def attention_bytes(kept: dict[int, list[Tensor]], picture: int, run_id: str) -> bytes:
-    """Packed attention, a list of layers for each training step, as the content of a safetensors file."""
-    from safetensors.torch import save
-
-    layers = {f"{step}.{layer}": packed for step, found in kept.items() for layer, packed in enumerate(found)}
-    return save(layers, {"convit_edu": json.dumps({"picture": picture, "run": run_id})})
-
-
-@dataclass(frozen=True)
-class Attention:
-    """What a model attended to on one test image, while it was trained.
-
-    Attributes:
-        picture: the number of the test image.
-        steps: by number of training steps done, a list of layers, each (H, N, N) with a query a row, float64. N is
-            the number of patches, and one more, in front, where there is a class token.
-    """
-
-    picture: int
-    steps: dict[int, list[np.ndarray]]
-
-
-def attention(name: str, scale: str = "laptop", folder: str | Path | None = None) -> Attention:
-    """The attention recorded while a shipped checkpoint ("convit" or "deit") was trained: see `packing`.
-
-    Each value is right to within a thirtieth of the largest of its row. RecordError if there is no such file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(folder or shipped()) / scale / f"{name}.attention.safetensors"
-    if not path.is_file():
-        raise RecordError(
-            f"There is no recorded attention {path}; "
-            "make it with: python -m convit_edu run checkpoints, into a new folder with --out"
-        )
-    try:
-        with safe_open(path, "np") as file:
-            picture = json.loads(file.metadata()["convit_edu"])["picture"]
-            steps: dict[int, list[np.ndarray]] = {}
-            for step, layer in sorted(tuple(map(int, key.split("."))) for key in file.keys()):
-                packed = file.get_tensor(f"{step}.{layer}")  # (H, N, bytes of a row)
-                steps.setdefault(step, []).append(unpack(packed, packed.shape[1]))
-    except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-        raise RecordError(f"{path} is no readable recorded attention ({error}); delete it to make it again.") from error
-    return Attention(picture, steps)

@@ -1,203 +1,21 @@
-"""From recorded runs to means, intervals, tables and verdicts. Chapters 08 to 12 show what this module returns.
+"""From recorded runs to tables and verdicts: what the chapters show, and what the command line prints."""
 
-An interval is Student's, 95 %, over seeds; a comparison is the mean of differences paired by seed. Both speak of
-seeds and subsets, not of the choice of test images.
-"""
-
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from . import records
+from .claims import speeds, timed, verdicts
 from .experiments import NAMES, Grid, scores
+from .results import Estimate, Missing, Results, compare, estimate, paired, student_t
 from .scales import SCALES
+from .tables import Table, percent
 
-# --- statistics
-
-
-def student_t(freedom: int, confidence: float = 0.95) -> float:
-    """The two-sided quantile of Student's t for so many degrees of freedom, e.g. 2.776 for 4."""
-    if freedom < 1 or not 0 < confidence < 1:
-        raise ValueError(f"student_t needs at least one degree of freedom and a confidence in (0, 1), got {freedom}.")
-
-    def inside(t: float) -> float:  # P(|T| < t): a finite sum for whole degrees of freedom
-        angle = math.atan(t / math.sqrt(freedom))
-        odd = freedom % 2
-        term = total = math.cos(angle) if odd else 1.0
-        for k in range(3 if odd else 2, freedom - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        if odd:
-            return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0))
-        return math.sin(angle) * total
-
-    low, high = 0.0, 1e9
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
-    return (low + high) / 2
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval, mean ± half; `half` is NaN for one seed."""
-
-    mean: float
-    half: float
-    n: int
-
-    @property
-    def low(self) -> float:
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half
-
-    def __str__(self) -> str:
-        return self.shown()
-
-    @property
-    def signed(self) -> str:
-        return self.shown(sign="+")
-
-    def shown(self, digits: int = 1, sign: str = "") -> str:
-        """Mean and, for two seeds or more, half the interval. `sign="+"` writes the sign of a mean above 0."""
-        return f"{self.mean:{sign}.{digits}f}" + (f" ± {self.half:.{digits}f}" if self.n > 1 else "")
-
-
-class Missing(ValueError):
-    """What was asked for is not recorded, or not yet."""
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and 95 % interval of independent values. `Missing` for none."""
-    values = list(values)
-    if not values:
-        raise Missing("An estimate needs at least one value.")
-    n = len(values)
-    half = student_t(n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(mean(values), half, n)
-
-
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    """a - b for every seed that both have."""
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
-
-
-def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
-    """The mean of a - b paired by seed, with its interval."""
-    return estimate(paired(a, b).values())
-
-
-# --- records
-
-
-class Results:
-    """The runs of one experiment at one scale, to ask for numbers by label.
-
-    `folder` is a folder of records; the shipped one where None.
-    """
-
-    def __init__(self, name: str, scale: str = "laptop", folder: str | Path | None = None):
-        if name not in NAMES or scale not in SCALES:
-            known = f"{', '.join(NAMES)}; scales: {', '.join(SCALES)}"
-            raise ValueError(f"Unknown experiment or scale: {name}, {scale}. Known experiments: {known}.")
-        self.name, self.scale = name, SCALES[scale]
-        runs = records.read(records.path_of(folder or records.shipped(), scale, name))
-        self.runs = [run for run in runs if "result" in run]
-        self.failed = [run for run in runs if "error" in run]
-
-    def __bool__(self) -> bool:
-        return bool(self.runs)
-
-    @property
-    def labels(self) -> list[dict]:
-        """The labels, in the order of the grid."""
-        return list({json.dumps(run["label"]): run["label"] for run in self.runs}.values())
-
-    def select(self, **label) -> dict[int, dict]:
-        """The runs with this label or, where no label is just this, with these entries in it; by seed.
-
-        `Missing` if there is none, ValueError if there is more than one for a seed.
-        """
-        found = [run for run in self.runs if run["label"] == label] or [
-            run for run in self.runs if all(run["label"].get(key) == value for key, value in label.items())
-        ]
-        where = f"of {self.name} at scale {self.scale.name} with {label}"
-        if not found:
-            raise Missing(f"No run {where}.")
-        by_seed = {run["seed"]: run for run in found}
-        if len(by_seed) < len(found):
-            raise ValueError(f"More than one run a seed {where}.")
-        return dict(sorted(by_seed.items()))
-
-    def accuracy(self, after: float = 1.0, **label) -> dict[int, float]:
-        """Test accuracy in per cent by seed, after a share of the training: the evaluation nearest to it."""
-        answer = {}
-        for seed, run in self.select(**label).items():
-            by_step = {int(step): value for step, value in run["history"]["accuracy"].items()}
-            answer[seed] = by_step[min(by_step, key=lambda step: abs(step - after * max(by_step)))]
-        return answer
-
-    def curve(self, **label) -> tuple[list[int], list[list[float]]]:
-        """Steps, and test accuracy in per cent at each: a row a seed."""
-        runs = self.select(**label).values()
-        steps = sorted({int(step) for run in runs for step in run["history"]["accuracy"]})
-        return steps, [[run["history"]["accuracy"][str(step)] for step in steps] for run in runs]
-
-    def measured(self, what: str, after: float = 1.0, **label) -> dict[int, list]:
-        """"nonlocality", "class_mass" or "gates" by seed, as lists (L, H), after a share of the training."""
-        answer = {}
-        for seed, run in self.select(**label).items():
-            by_step = {int(step): value for step, value in run["history"][what].items()}
-            answer[seed] = by_step[min(by_step, key=lambda step: abs(step - after * max(by_step)))]
-        return answer
-
-    def outcome(self, what: str, **label) -> dict[int, dict]:
-        """An entry of `result` by seed: "parameters", "masking" or "metric"."""
-        return {seed: run["result"][what] for seed, run in self.select(**label).items()}
-
-    def gained(self, **label) -> float:
-        """Points of test accuracy gained in the last quarter of training, the mean over seeds."""
-        return mean(paired(self.accuracy(**label), self.accuracy(after=0.75, **label)).values())
-
+# What a chapter asks for by report.NAME, wherever it is made.
+__all__ = ["Estimate", "Missing", "Results", "Table", "compare", "estimate", "paired", "percent", "speeds", "student_t",
+           "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "tables", "text"]
 
 # --- tables
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small table of text: prints as plain text, and shows as Markdown in a notebook.
-
-    The last cell of a row with fewer cells than columns may reach over the columns that it leaves out.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def __str__(self) -> str:
-        lines = [[cell.replace("**", "") for cell in line] for line in (self.columns, *self.rows)]
-        widths = [max(len(line[k]) for line in lines if len(line) > min(k + 1, len(self.columns) - 1))
-                  for k in range(len(self.columns))]  # fmt: skip
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-        return "\n".join([self.title, *("  " + line for line in text)])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_markdown_(self) -> str:
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        full = [[*line, *[""] * (len(self.columns) - len(line))] for line in lines]
-        return "\n".join("| " + " | ".join(line) + " |" for line in full)
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
 
 
 def wording(label: dict) -> list[str]:
@@ -323,78 +141,6 @@ def metrics(results: Results) -> Table:
     )  # fmt: skip
 
 
-SPEED = "GPSA's fast form takes less time than its readable form and timm's, at inference and in training"
-FORMS = {  # record -> form of GPSA -> its row, and the row of the plain network or layer it is measured against
-    "model": {"timm's": ("timm_convit", "timm_deit"), "fast": ("convit", "deit")},
-    "attention": {
-        "readable": ("gpsa_readable", "timm_attention"), "timm's": ("timm_gpsa", "timm_attention"),
-        "fast": ("gpsa", "timm_attention"),
-    },
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One benchmarked case: for every form of GPSA its time over plain attention's, and whether the fast one wins."""
-
-    device: str
-    precision: str
-    what: str
-    mode: str
-    over: Mapping[str, float]
-    faster: bool
-
-
-def timed(folder: str | Path | None = None) -> list[Timed]:
-    """Whole models, and layers on the paper's 14 x 14 grid, from the benchmarks' records.
-
-    The fast form is faster in a case if the upper quartile of its times lies below the lower quartile of every other.
-    """
-    found = []
-    for record, forms in FORMS.items():
-        for path in sorted((Path(folder or records.shipped()) / "benchmarks").glob(f"{record}-*.json")):
-            cases = {}
-            for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-                if row.get("grid", [14, 14]) == [14, 14]:
-                    what = row.get("model") or f"a layer, {row['size']}"
-                    mode = {"forward": "inference"}.get(row["mode"], row["mode"])
-                    what += ", compiled" * row["compiled"]
-                    cases.setdefault((row["device"], row["precision"], what, mode), {})[row["row"]] = row
-            for case, rows in cases.items():
-                known = {form: rows[name] for form, (name, _) in forms.items() if name in rows}
-                if {"fast", "timm's"} <= set(known):
-                    faster = all(known["fast"]["high"] < row["low"] for form, row in known.items() if form != "fast")
-                    over = {form: row["time_over"][forms[form][1]] for form, row in known.items()}
-                    found.append(Timed(*case, over, faster))
-    return found
-
-
-def speeds(folder: str | Path | None = None) -> Table:
-    """A view of the benchmarks' records: GPSA's time over plain attention's; its last row is the verdict on C15.
-
-    Times have no seeds; the benchmarks' records have their quartiles.
-    """
-    cases = timed(folder)
-    rows = [
-        [case.device, case.precision, case.what, case.mode,
-         *(f"{case.over[form]:.2f}" if form in case.over else "-" for form in FORMS["attention"])]
-        for case in cases
-    ]  # fmt: skip
-    if cases:
-        rows.append(["C15", f"{SPEED}: **{speed_verdict(cases)}**"])
-    title = "speed: time over that of plain attention (a ConViT's over its DeiT's, a layer's over a plain layer's)"
-    return Table(title, ["device", "precision", "what", "step", "readable form", "timm's form", "fast form"], rows)
-
-
-def speed_verdict(cases: Iterable[Timed]) -> str:
-    """C15: holds if the fast form is the faster in all cases, in part if in some; and where it was timed."""
-    cases = list(cases)
-    won = [case.faster for case in cases]
-    where = {"cpu": "on a CPU", "cuda": "on a GPU"}
-    devices = " and ".join(where.get(device, device) for device in sorted({case.device for case in cases}))
-    return f"{'holds' if all(won) else 'holds in part' if any(won) else 'contradicted'} {devices}"
-
-
 TABLES = {
     "search": (searched,), "sample_efficiency": (accuracies, gaps), "dynamics": (accuracies, depth_profile),
     "masking": (masks,), "metric": (metrics,), "cutmix": (accuracies, depth_profile), "checkpoints": (accuracies,),
@@ -435,8 +181,6 @@ def text(names: Sequence[str], scale: str | None, out: Path) -> str:
     Raises:
         ValueError: an unknown experiment or scale, a record that cannot be read, or nothing recorded at all.
     """
-    from .claims import verdicts
-
     unknown = [name for name in names if name not in (*NAMES, "speed")]
     if unknown or (scale and scale not in SCALES):
         what = f"experiment {unknown[0]!r}" if unknown else f"scale {scale!r}"

@@ -18,49 +18,36 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import data
-from ..beyond.distillation import distilled, predictions
+from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
-from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
-from ..model import VisionTransformer
-from ..train import Recipe, Run, evaluate, pick_device, train
+from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from ..model import ConViT
+from ..train import Recipe, evaluate, pick_device, train
 from . import records
 from .experiments import build
-from .packing import pack
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
-PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
+MOMENTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the steps after which the weights are kept beside a checkpoint
 
 
-class ProbedRun(Run):
-    """A run that measures non-locality and gates at the start and at every evaluation."""
+class Probe:
+    """What a probed run measures, for `train(measure=...)`: non-locality and gates.
 
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.probe_images = probe_images(self.data)
-        self.measure()
+    Given the number of `steps`, it keeps the weights too, in float16, at `MOMENTS` (see `records.moments`).
+    """
 
-    def evaluate(self) -> None:
-        super().evaluate()
-        self.measure()
+    def __init__(self, images: data.Dataset, steps: int | None = None):
+        self.images, self.kept = images, {round(share * steps) for share in MOMENTS} if steps else set()
+        self.identity = "non-locality and gates" + (", weights" if self.kept else "")
 
-    def measure(self) -> None:
-        found = nonlocality(self.model, self.probe_images)
-        for name, value in (
-            ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
-        ):  # fmt: skip
-            self.history.measured.setdefault(name, {})[self.step] = rounded(value)
-
-
-class WatchedRun(ProbedRun):
-    """A probed run that keeps its attention on one picture too: at the start, in the middle and at the end."""
-
-    def measure(self) -> None:
-        super().measure()
-        if self.step in (0, self.recipe.steps // 2, self.recipe.steps):
-            image = self.data.normalize(self.data.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
-            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(self.model, image)]
-            self.history.measured.setdefault("attention", {})[self.step] = found
+    def __call__(self, model: ConViT, step: int) -> dict:
+        found = nonlocality(model, probe_images(self.images))
+        measured = {"nonlocality": found.distance, "class_mass": found.class_mass, "gates": gates(model)}
+        measured = {name: rounded(value) for name, value in measured.items()}
+        if step in self.kept:
+            measured["weights"] = records.half(model)
+        return measured
 
 
 def probe_images(images: data.Dataset) -> Tensor:
@@ -98,20 +85,21 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
     images = images_of(config, seed, root)
     model, before, earlier = starting_model(config, seed, device, root)
     recipe = Recipe(**config["recipe"], seed=seed)
-    probed = config.get("probe", False)
-    run_type = (WatchedRun if "save" in config else ProbedRun) if probed else Run
+    probed, loss, measure = config.get("probe", False), None, None
+    on_device = images.to(pick_device(device))
+    if probed:
+        measure = Probe(on_device, recipe.steps if "save" in config else None)
     if "teacher" in config:
         teacher, seconds = model_before(config["teacher"], seed, device, root)
-        run_type, earlier = distilled(run_type, teacher), earlier + seconds
+        loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
     compiled = device.startswith("cuda")
-    history = train(model, images, recipe, device, checkpoint, run_type=run_type, compile=compiled)
-    attention = history.measured.pop("attention", {})  # bytes: in a file of its own
+    history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
+    moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
     if "teacher" in config:
-        result["teacher"] = advice(model, teacher, images.to(pick_device(device)))
+        result["teacher"] = advice(model, teacher, on_device)
     if probed:
-        on_device = images.to(pick_device(device))
         result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
     stretch = max(1, len(history.loss) // LOSS_POINTS)
     losses = [history.loss[start : start + stretch] for start in range(0, len(history.loss), stretch)]
@@ -126,7 +114,7 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
     if "save" in config:
         run_id = records.identity(config, seed)
         answer["weights"] = records.checkpoint_bytes(model, run_id)
-        answer["attention"] = records.attention_bytes(attention, PICTURE, run_id)
+        answer["moments"] = records.moments_bytes(model, moments, run_id)
     return answer
 
 
@@ -187,7 +175,7 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
     return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
 
 
-def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str) -> dict:
+def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     """Tables 5 and 6: accuracy in per cent with absolute positions, content or position masked at test time."""
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
@@ -201,7 +189,7 @@ def masked_accuracy(model: VisionTransformer, images: data.Dataset, device: str)
     return found
 
 
-def both_metrics(model: VisionTransformer, images: data.Dataset) -> dict:
+def both_metrics(model: ConViT, images: data.Dataset) -> dict:
     """Non-locality (L, H) of the trained model on its true inputs and by the published shortcut."""
     probe = probe_images(images)
     return {name: rounded(nonlocality(model, probe, shortcut=cut).distance) for name, cut in

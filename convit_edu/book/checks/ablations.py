@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ...locality import gpsa_layers
-from ...model import VisionTransformer
+from ...model import ConViT
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 
 
 @exercise
-def check_row_d(model: VisionTransformer) -> None:
+def check_row_d(model: ConViT) -> None:
     """A model as row d of Table 3 starts: GPSA without its start, every gate frozen half and half."""
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, ConViT):
         raise NotYet(f"a model is wanted, not {model if model is None or model is ... else type(model).__name__}.")
     layers = gpsa_layers(model)
     if not layers:

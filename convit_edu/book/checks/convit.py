@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...attention import GPSA
-from ...model import VisionTransformer, create_model
+from ...model import ConViT, create_model
 from .verdict import NotYet, close, exercise, tensor
 
 
@@ -54,10 +54,10 @@ def check_token_counts(lengths: Callable[..., list[int]]) -> None:
 
 
 @exercise
-def check_late_token(model: VisionTransformer) -> None:
+def check_late_token(model: ConViT) -> None:
     """A convit_mini_28 without GPSA whose class token joins at block 4."""
-    if not isinstance(model, VisionTransformer):
-        raise NotYet(f"a VisionTransformer is wanted, this is a {type(model).__name__}.")
+    if not isinstance(model, ConViT):
+        raise NotYet(f"a ConViT is wanted, this is a {type(model).__name__}.")
     if any(isinstance(block.attn, GPSA) for block in model.blocks):
         raise NotYet("there are still GPSA layers; which argument sets their number?")
     if model.pool != "token":
@@ -69,7 +69,7 @@ def check_late_token(model: VisionTransformer) -> None:
 
 
 @exercise
-def check_repair(repair: Callable[[VisionTransformer], None]) -> None:
+def check_repair(repair: Callable[[ConViT], None]) -> None:
     """A function that gives a ConViT its local start back, in place, and leaves all else alone."""
     model = create_model("convit_mini_28", seed=0, positional_init=False, identity_values=False)
     for layer in model.modules():
@@ -90,8 +90,8 @@ def check_repair(repair: Callable[[VisionTransformer], None]) -> None:
 
 
 @exercise
-def check_forward(forward: Callable[[VisionTransformer, Tensor], Tensor]) -> None:
-    """A forward pass (model, images) -> logits for every kind of VisionTransformer."""
+def check_forward(forward: Callable[[ConViT, Tensor], Tensor]) -> None:
+    """A forward pass (model, images) -> logits for every kind of ConViT."""
     images = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0)).double()
     for overrides in (
         {}, {"local_up_to_layer": 0}, {"class_token_at": 5}, {"pool": "mean"}, {"local_up_to_layer": 6},

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...attention import GPSA
 from ...locality import attention_distance, gpsa_layers, nonlocality
-from ...model import VisionTransformer
+from ...model import ConViT
 from ...positions import Grid, relative_positions
 from ...train import Recipe
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
@@ -89,11 +89,11 @@ def check_lowest_gate(lowest_gate: Callable[..., float]) -> None:
         diagnose(answer, right, mistakes, f"for {recipes[0]} it is {right[0]:.3f}, yours {answer[0]:.3f}.")
 
 
-def _local_model(seed: int = 0, local: int = 3) -> VisionTransformer:
+def _local_model(seed: int = 0, local: int = 3) -> ConViT:
     """A small model in float64 whose content attention is far from uniform."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = VisionTransformer(
+        model = ConViT(
             img_size=12, patch_size=4, in_chans=1, num_classes=3, embed_dim=18, depth=4, num_heads=9,
             local_up_to_layer=local,
         ).double()  # fmt: skip
@@ -105,7 +105,7 @@ def _local_model(seed: int = 0, local: int = 3) -> VisionTransformer:
 
 @exercise
 @torch.no_grad()
-def check_mask_content(masked: Callable[[VisionTransformer, Tensor, int], Tensor]) -> None:
+def check_mask_content(masked: Callable[[ConViT, Tensor, int], Tensor]) -> None:
     """A function (model, images, layers) -> logits with the content masked in the first `layers` GPSA layers."""
     model, images = _local_model(), random_tensor(1, 5, 1, 12, 12)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -143,7 +143,7 @@ def check_is_shortcut(is_shortcut: Callable[..., bool]) -> None:
                 model = _local_model(local + 1, local)
                 before = {name: value.clone() for name, value in model.state_dict().items()}
 
-                def measure(model: VisionTransformer, images: Tensor) -> Tensor:
+                def measure(model: ConViT, images: Tensor) -> Tensor:
                     found = nonlocality(model, images, shortcut=shortcut)  # noqa: B023
                     return (found.relative if relative else found.distance).mean(1)  # noqa: B023
 

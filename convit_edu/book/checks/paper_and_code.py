@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...attention import GPSA
 from ...locality import gpsa_layers
-from ...model import VisionTransformer
+from ...model import ConViT
 from .verdict import NotYet, diagnose, exercise, random_tensor, tensor
 
 FAULTS = ("sound", "start erased", "reads patch 0", "gate decays")
@@ -85,7 +85,7 @@ def check_decayed_lambda(decayed: Callable[[Sequence[float], float], float]) -> 
         diagnose(answer, right, mistakes, f"for the second case it is {right[1]:.3f}, yours {answer[1]:.3f}.")
 
 
-class _ReadsPatchZero(VisionTransformer):
+class _ReadsPatchZero(ConViT):
     """A ConViT whose layers are all GPSA and whose classifier reads the token at index 0 all the same."""
 
     def forward(self, images: Tensor, trace: dict | None = None) -> Tensor:
@@ -101,7 +101,7 @@ class _MatrixGate(GPSA):
         return super().gate().flatten()
 
 
-def _specimen(kind: type[VisionTransformer] = VisionTransformer, **changes) -> VisionTransformer:
+def _specimen(kind: type[ConViT] = ConViT, **changes) -> ConViT:
     """An untrained model of two or three blocks; the same one every time."""
     shape = dict(img_size=12, patch_size=4, in_chans=1, num_classes=3, embed_dim=36, depth=3, num_heads=9,
                  local_up_to_layer=2)  # fmt: skip
@@ -110,7 +110,7 @@ def _specimen(kind: type[VisionTransformer] = VisionTransformer, **changes) -> V
         return kind(**shape | changes).eval()
 
 
-def _redrawn(model: VisionTransformer, *names: str) -> VisionTransformer:
+def _redrawn(model: ConViT, *names: str) -> ConViT:
     generator = torch.Generator().manual_seed(1)
     for layer in gpsa_layers(model):
         for name in names:
@@ -118,14 +118,14 @@ def _redrawn(model: VisionTransformer, *names: str) -> VisionTransformer:
     return model
 
 
-def _matrix_gates(model: VisionTransformer) -> VisionTransformer:
+def _matrix_gates(model: ConViT) -> ConViT:
     for layer in gpsa_layers(model):
         layer.gating_param = nn.Parameter(torch.ones(1, layer.num_heads, 1, 1))
         layer.__class__ = _MatrixGate
     return model
 
 
-def _specimens() -> list[tuple[str, str, VisionTransformer]]:
+def _specimens() -> list[tuple[str, str, ConViT]]:
     """(what is wrong, what it is in words, the model)."""
     return [
         ("sound", "a ConViT of nine heads", _specimen()),
@@ -141,7 +141,7 @@ def _specimens() -> list[tuple[str, str, VisionTransformer]]:
 
 
 @exercise
-def check_find_fault(find: Callable[[VisionTransformer, Tensor], str]) -> None:
+def check_find_fault(find: Callable[[ConViT, Tensor], str]) -> None:
     """A function (untrained model, images) -> "sound", "start erased", "reads patch 0" or "gate decays"."""
     images = random_tensor(1, 4, 1, 12, 12).float()
     for truth, words, model in _specimens():

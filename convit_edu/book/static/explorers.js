@@ -24,25 +24,7 @@ function centres(heads) {
   return Array.from({ length: heads }, (_, h) => [Math.floor(h / k) - middle, (h % k) - middle]);
 }
 
-const mix = (gate, content, position) => content.map((c, k) => (1 - gate) * c + gate * position[k]);
 const mean = (maps) => maps[0].map((_, k) => maps.reduce((sum, map) => sum + map[k], 0) / maps.length);
-
-// Bytes from text as packing.py writes it: five signs of 85 for every four bytes.
-const SIGNS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$:.()*+-;,=>?@^_`{|}~";
-function bytes(text) {
-  const view = new DataView(new ArrayBuffer(text.length / 5 * 4));
-  for (let k = 0; k < text.length; k += 5) {
-    view.setUint32(k / 5 * 4, [...text.slice(k, k + 5)].reduce((n, sign) => 85 * n + SIGNS.indexOf(sign), 0));
-  }
-  return new Uint8Array(view.buffer);
-}
-
-// One row of packed attention: its largest value in two bytes, then 4 or 8 bits a value.
-function unpack(packed, bits, tokens, row) {
-  const at = row * (2 + Math.ceil(tokens * bits / 8)), largest = (packed[at] + 256 * packed[at + 1]) / 65535;
-  const level = (k) => (bits === 8 ? packed[at + 2 + k] : (packed[at + 2 + (k >> 1)] >> 4 * (k & 1)) & 15);
-  return Array.from({ length: tokens }, (_, k) => largest * level(k) / (2 ** bits - 1));
-}
 
 // --- words and colours
 
@@ -77,7 +59,7 @@ function prepare(table, hover, choose) {
     if (cells[k]) choose(k);
   }
   for (const event of hover ? ["click", "pointerover"] : ["click"]) {
-    table.addEventListener(event, ({ target }) => pick(cells.indexOf(target)));
+    table.addEventListener(event, ({ target }) => pick(cells.indexOf(target.closest("[role=gridcell]"))));
   }
   table.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
@@ -87,8 +69,8 @@ function prepare(table, hover, choose) {
     cells[chosen].focus();
     event.preventDefault();
   });
-  // `map`, row by row, is coloured from 0 to `top`; `at` is the chosen cell; `query` has a cross.
-  return ([rows, wide], at, query, map, top) => {
+  // `at` is the chosen cell, `query` has a cross; `paint` colours a cell and gives what it is called.
+  function draw([rows, wide], at, query, paint = (cell, k) => place(k, wide)) {
     [columns, chosen] = [wide, at];
     if (cells.length !== rows * columns) {
       const cell = '<div role="gridcell" data-lm-suppress-shortcuts="true"></div>'; // JupyterLab: the keys are ours
@@ -99,27 +81,34 @@ function prepare(table, hover, choose) {
       cell.tabIndex = k === at ? 0 : -1;
       cell.className = k === query ? "query" : "";
       cell.setAttribute("aria-selected", k === at);
-      cell.setAttribute("aria-label", map ? shown(map[k]) : place(k, columns));
-      if (map) cell.style.backgroundColor = colour(map[k] / top);
+      cell.setAttribute("aria-label", paint(cell, k));
     });
-  };
+  }
+  return Object.assign(draw, { table });
 }
+
+// Paints a heat map, row by row, coloured from 0 to `top`.
+const heat = (map, top) => (cell, k) => {
+  cell.style.backgroundColor = colour(map[k] / top);
+  return shown(map[k]);
+};
 
 function build(root) {
   const [parts, text] = ["text/html", "application/json"].map((type) => root.querySelector(`[type='${type}']`).text);
   const data = JSON.parse(text);
-  root.insertAdjacentHTML("beforeend", `<div class="ui">${parts}</div>`);
+  root.insertAdjacentHTML("beforeend", `<form class="ui">${parts}</form>`); // a form: radio buttons of its own
+  root.lastElementChild.addEventListener("submit", (event) => event.preventDefault());
   const form = Object.fromEntries([...root.querySelectorAll("[name]")].map((input) => [input.name, input]));
-  const write = (part, text) => (root.querySelector(`.${part}`).textContent = text);
+  const write = (part, text) => root.querySelectorAll(`.${part}`).forEach((place) => (place.textContent = text));
   // What the grids show: the query and the cell that is read, each grid moving one of them; `near` is an offset's.
   const view = {
-    shape: data.grid, near: 25, write,
+    shape: data.grid, near: 25, write, update: () => update(),
     centre() {
       const [rows, columns] = this.shape;
       this.query = (rows >> 1) * columns + (columns >> 1);
       this.cursor = this.query + 1;
     },
-    grids: [...root.querySelectorAll("[role=grid]")].map((table) => {
+    grids: [...root.querySelectorAll("[data-moves]")].map((table) => {
       const { moves } = table.dataset;
       return prepare(table, moves !== "query", (k) => ((view[moves] = k), update()));
     }),
@@ -127,7 +116,7 @@ function build(root) {
     show(maps, more = "", top = Math.max(...maps.flat()), query = this.query) {
       const { shape, cursor } = this, columns = shape[1], value = shown(maps[maps.length - 1][cursor]);
       this.grids[0](shape, this.query, query);
-      maps.forEach((map, k) => this.grids[k + 1](shape, cursor, query, map, top));
+      maps.forEach((map, k) => this.grids[k + 1](shape, cursor, query, heat(map, top)));
       write("largest", `${shown(top)} of the attention`);
       const from = query < 0 ? "class token" : place(query, columns);
       const far = query < 0 ? "" : `; ${offset(query, cursor, columns)}`;
@@ -140,13 +129,27 @@ function build(root) {
   function update(changed) {
     values = draw(changed);
     for (const slider of root.querySelectorAll("[type=range]")) {
-      slider.parentElement.querySelector("b").textContent = slider.value;
+      const told = slider.parentElement.querySelector("b");
+      if (told) told.textContent = slider.getAttribute("aria-valuetext") || slider.value;
     }
   }
   root.addEventListener("input", (event) => update(event.target));
+  root.addEventListener("click", ({ target }) => target.matches("button") && update(target));
   update();
-  root.explorer = { values: () => values, numbers: { positional, gaussian, centres, mix, bytes, unpack, colour } };
+  root.explorer = { values: () => values, numbers: { positional, gaussian, centres, colour } };
   root.classList.add("live"); // hides the still picture
+}
+
+// One explorer that cannot be built says so, keeps its still picture, and stops no other.
+function tryToBuild(root) {
+  try {
+    build(root);
+  } catch (error) {
+    root.querySelector(".ui")?.remove();
+    root.classList.add("broken");
+    root.insertAdjacentHTML("beforeend", '<p role="status">Nothing to move here, the data of this explorer are damaged: <span></span></p>');
+    root.lastElementChild.lastElementChild.textContent = error.message;
+  }
 }
 
 // --- the kinds: each returns what draws it and gives the numbers drawn
@@ -162,40 +165,10 @@ const KINDS = {
       const over = (on, at) => mean(used.map((centre) => positional(gaussian(+strength.value, centre), on, at)));
       if (shape[0] !== view.shape[0]) (view.shape = shape), view.centre();
       const attention = over(shape, view.query), kernel = over([7, 7], 24), top = Math.max(...attention, ...kernel);
-      view.grids[2]([7, 7], view.near, 24, kernel, top);
+      view.grids[2]([7, 7], view.near, 24, heat(kernel, top));
       view.show([attention], `Kernel at ${offset(24, view.near, 7)}: ${shown(kernel[view.near])}.`, top);
       view.write("summary", `Standard deviation of a head: ${Math.sqrt(0.5 / strength.value).toFixed(2)} patches.`);
       return { attention, kernel };
-    };
-  },
-
-  gate({ layer, head, gate }, { gates, position, content, bits }, view) {
-    const packed = content.map(bytes), tokens = view.shape[0] * view.shape[1];
-    return (changed) => {
-      const learned = gates[layer.value][head.value], { query, cursor } = view;
-      if (changed !== gate && changed) gate.value = learned;
-      const seen = unpack(packed[layer.value], bits, tokens, head.value * tokens + query);
-      const stood = positional(position[layer.value][head.value], view.shape, query);
-      const maps = [seen, stood, mix(+gate.value, seen, stood)], top = Math.max(...seen, ...stood);
-      view.show(maps, `Content ${shown(seen[cursor])}, position ${shown(stood[cursor])}.`, top);
-      view.write("summary", `This head has learned the gate ${learned}.`);
-      return { content: maps[0], position: maps[1], mixture: maps[2] };
-    };
-  },
-
-  trained({ model, step, layer, head, query }, { models, bits }, view) {
-    return () => {
-      const { heads, tokens, maps } = models[model.value], size = tokens[layer.value];
-      const extra = size - view.shape[0] * view.shape[1]; // 1 where there is a class token, else 0
-      allow(head, (h) => h <= heads);
-      allow(query, (which) => which <= extra); // 1: the class token
-      const packed = bytes(maps[step.value][layer.value]), patch = query.value === "0";
-      const one = (h) => unpack(packed, bits, size, h * size + (patch ? extra + view.query : 0));
-      const all = Array.from({ length: heads }, (_, h) => one(h)), attention = all[head.value] || mean(all);
-      const rest = extra ? `The class token gets ${shown(attention[0])}.` : "";
-      view.show([attention.slice(extra)], rest, undefined, patch ? undefined : -1);
-      view.write("summary", `Recorded to within ${(Math.max(...attention) / 2 / (2 ** bits - 1)).toFixed(3)}.`);
-      return { attention };
     };
   },
 
@@ -213,7 +186,8 @@ const KINDS = {
   },
 };
 
+const tools = { prepare, heat, allow, colour, shown, place, offset, mean };
 // A page may also hold explorers whose scripts were taken out, because nobody trusts them: those stay pictures.
-return { start: () => document.querySelectorAll(".convit-explorer:not(.live):has(> script)").forEach(build) };
+const waiting = ".convit-explorer:not(.live, .broken):has(> script)";
+return { kinds: KINDS, tools, start: () => document.querySelectorAll(waiting).forEach(tryToBuild) };
 })();
-window.convitExplorers.start();
