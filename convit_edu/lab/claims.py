@@ -188,7 +188,7 @@ def _nonlocality(results: Results) -> list[Part]:
     convit, deit = (_mean(results.measured("nonlocality", arm=arm)) for arm in ("ConViT", "DeiT"))
     start = _mean(results.measured("nonlocality", 0.0, arm="ConViT"))
     return [
-        part("DeiT - ConViT, end", deit, convit, "patches", bound=True),  # half of DeiT's distance from the start on
+        part("DeiT - ConViT, end", deit, convit, "patches", bound=True),  # GPSA starts at half of DeiT's
         part("ConViT, end - start", convit, start, "patches"),
     ]
 
