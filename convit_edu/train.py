@@ -224,6 +224,8 @@ def train(
             identity = identity_of(model, data, recipe, loss, measure)
         model.to(device).train()
         if recipe.drop_path is not None:
+            if not hasattr(inner, "set_drop_path"):
+                raise ValueError(f"{type(inner).__name__} has no stochastic depth; leave drop_path out of its recipe.")
             inner.set_drop_path(recipe.drop_path)
         forward = torch.compile(model) if compile else model
         data, loss = data.to(device), loss or recipe.loss

@@ -71,7 +71,7 @@ def test_the_speed_row_shows_both_modes_and_where_it_was_timed(tmp_path):
     assert shown.startswith("**holds on a GPU**<br>") and shown.endswith("no seeds")
     assert "inference, ConViT's time over DeiT's: timm's form 2.00 to 3.00, fast form 1.00 to 1.00" in shown
     assert "training, ConViT's time over DeiT's: timm's form 2.50 to 3.50, fast form 1.50 to 1.50" in shown
-    (tmp_path / "laptop").symlink_to(records.shipped() / "laptop")
+    (tmp_path / "runs").symlink_to(records.shipped() / "runs")
     assert shown in claims.card(tmp_path).rows[14][3]
     assert "on a CPU" in claims._speed(None) and "GPU" not in claims._speed(None)  # what is shipped so far
 

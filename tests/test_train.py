@@ -251,7 +251,7 @@ def test_a_loss_that_a_checkpoint_could_not_tell_from_others_needs_an_identity(i
         train(fresh(), images, recipe, "cpu", path, loss=losses[1])
 
 
-def test_nobody_is_told_to_delete_a_file_that_could_not_be_read(images, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_opened_or_read_is_left_alone_and_so_is_the_advice(images, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     whole = train(fresh(), images, RECIPE, checkpoint=path)
     kept = path.read_bytes()
@@ -376,9 +376,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(i
 def poisoned_gradient(number):
     """A model whose gradient is NaN in one step: a loss that is finite, and weights that are not."""
     model, steps = fresh(), itertools.count(1)
-    model.head.bias.register_post_accumulate_grad_hook(
-        lambda bias: bias.grad.fill_(math.nan) if next(steps) == number else None
-    )
+
+    def hook(bias):
+        if next(steps) == number:
+            bias.grad.fill_(math.nan)
+
+    model.head.bias.register_post_accumulate_grad_hook(hook)
     return model
 
 
@@ -429,7 +432,7 @@ def test_evaluation_leaves_every_part_in_its_mode_whatever_happens(images):
 
 
 def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images, tmp_path):
-    narrow = {"width": 4}
+    narrow, recipe = {"width": 4}, dataclasses.replace(RECIPE, drop_path=None)
     for model, words in (
         (fresh(num_classes=9), ["10 classes", "(100, 9)", "num_classes=10"]),
         (fresh(num_classes=1000), ["10 classes", "(100, 1000)"]),
@@ -441,8 +444,10 @@ def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images
     ):
         before_step(model, 0, lambda _: pytest.fail("a step was done"))
         with pytest.raises(ValueError) as found:
-            train(model, images, RECIPE, "cpu", tmp_path / "run.pt")
+            train(model, images, recipe, "cpu", tmp_path / "run.pt")
         assert all(word in str(found.value) for word in ["fashion_mnist_5k", *words]), found.value
+    with pytest.raises(ValueError, match="drop_path"):
+        train(torch.nn.Flatten(), images, RECIPE, "cpu")
     with pytest.raises(ValueError, match="10 classes"):
         evaluate(fresh(num_classes=1000), images, "cpu")
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 
-from ..train import Recipe
 from . import records
 from .experiments import RECAST_GATES, STRENGTHS
 from .results import Estimate, Missing, Results, compare, estimate, paired
@@ -195,7 +194,7 @@ def _nonlocality(results: Results) -> list[Part]:
 
 def reach(results: Results) -> float:
     """How far Adam can move a gate's logit in ConViT's training: the sum of the learning rates (chapter 09)."""
-    recipe = Recipe(**next(iter(results.select(arm="ConViT").values()))["config"]["recipe"])
+    recipe = next(iter(results.select(arm="ConViT").values()))["config"].recipe
     return sum(recipe.learning_rate(step) for step in range(recipe.steps))
 
 
