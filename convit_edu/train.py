@@ -29,7 +29,7 @@ from .evaluation import evaluate, evaluating, pick_device
 from .saving import identity_of, load_checkpoint, one_writer, save_checkpoint, set_weights, storable, unwrapped
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, logits, targets -> a number
-Measure = Callable[[nn.Module, int], dict]  # model, steps done -> numbers and lists, by name
+Measure = Callable[[nn.Module, int], dict]  # model, steps done -> what was found, by name
 
 RANGES = (  # names of settings, their least and largest value, and that in words
     ("steps batch_size evaluations", 1, sys.float_info.max, "a whole number of at least 1"),

@@ -174,7 +174,9 @@ def _path(text: str) -> Path:
 
 def _assignment(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier() or name == "num_classes":  # the folders say how many classes there are
+    if name == "num_classes":
+        raise argparse.ArgumentTypeError("the folders say how many classes there are; leave out num_classes")
+    if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"NAME=VALUE is needed, such as local_up_to_layer=0, got {text}")
     try:
         return name, ast.literal_eval(value)

@@ -59,7 +59,8 @@ class PaperRecipe:
             if name in least and value is not None:
                 whole(words, value, least[name])
             if name in below and value is not None and not 0 <= value < below[name]:
-                raise ValueError(f"{words} is at least 0 and below {below[name]:g}, not {value}.")
+                end = f"below {below[name]:g}" if below[name] < math.inf else "finite"
+                raise ValueError(f"{words} is at least 0 and {end}, not {value}.")
 
     def for_model(self, name: str, fraction: float = 1.0) -> "PaperRecipe":
         """The recipe with the paper's batch, group and rate for `name`, and with its epochs divided by `fraction`."""

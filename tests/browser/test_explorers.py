@@ -202,6 +202,7 @@ def test_the_pure_functions_are_pythons(opened):
     (1, (1, 0), 7), (0, (0, 0), 5), (0.25, (-2.5, 3), 14), (4, (-1, -1), 3)])  # fmt: skip
 def test_one_head_is_placed_by_keyboard(opened, strength, centre, side):
     explorer = Explorer(opened, "positional")
+    explorer.choose("heads", "1, placed by hand")
     for name, value in (("strength", strength), ("x", centre[0]), ("y", centre[1]), ("size", side)):
         explorer.slide(name, value)
     explorer.walk(0, "ArrowUp", "ArrowLeft")
