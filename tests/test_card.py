@@ -68,5 +68,5 @@ def test_the_speed_row_takes_its_verdict_from_the_slowest_model(tmp_path, times,
     (tmp_path / "benchmarks" / "model-cpu.json").write_text(json.dumps({"rows": rows}))
     assert claims._speed(tmp_path).startswith(f"**{verdict}**")
     assert f"ours {times[0]:.2f} to {times[1]:.2f}" in claims._speed(tmp_path)
-    (tmp_path / "laptop").symlink_to(records.shipped() / "laptop")
+    (tmp_path / "runs").symlink_to(records.shipped() / "runs")
     assert claims._speed(tmp_path) in claims.card(tmp_path).rows[14][3]

@@ -40,11 +40,14 @@ def sinusoidal(model: ConViT) -> None:
     model.pos_embed.copy_(sine_embedding(model.grid, model.config["embed_dim"]))
 
 
-def split(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The two (rank, D) weights of linear layers whose bilinear form a W_1^T W_2 b is nearest to a `product` (D, D)."""
-    U, S, Vh = torch.linalg.svd(product)
-    root = S[:rank].sqrt()
-    return (U[:, :rank] * root).T, root[:, None] * Vh[:rank]
+def nearest_product(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The two factors, (..., D, rank) and (..., rank, D), whose product is nearest to a matrix (..., D, D).
+
+    Its strongest singular values, the root of each on either side.
+    """
+    U, S, Vh = torch.linalg.svd(matrix)
+    root = S[..., :rank].sqrt()  # (..., rank)
+    return U[..., :rank] * root[..., None, :], root[..., None] * Vh[..., :rank, :]
 
 
 @torch.no_grad()
@@ -64,12 +67,13 @@ def mimetic(model: ConViT, queries: float | None = 0.7, values: float | None = 0
 
     for layer in _plain(model):
         for q, k in zip(*_heads(layer), strict=True) if queries else ():
-            for weight, value in zip((q, k), split(near(queries, 1), layer.head_dim), strict=True):
-                weight.copy_(value)
+            left, right = nearest_product(near(queries, 1), layer.head_dim)  # W_qry^T and W_key of the head
+            q.copy_(left.T)
+            k.copy_(right)
         if values:
-            w_val, w_out = split(near(values, -1), D)
-            layer.qkv.weight[2 * D :].copy_(w_val)
-            layer.proj.weight.copy_(w_out.T)
+            left, right = nearest_product(near(values, -1), D)
+            layer.qkv.weight[2 * D :].copy_(left.T)
+            layer.proj.weight.copy_(right.T)
 
 
 @torch.no_grad()
@@ -94,8 +98,9 @@ def structured(model: ConViT, strength: float = 60.0) -> None:
         for q, k, offset in zip(*_heads(layer), drawn, strict=True):
             target = strength * layer.head_dim**0.5 * impulse(model.grid, *offset.tolist())  # (N, N), before 1/sqrt(d)
             target = target - target.mean(1, keepdim=True)  # a constant a row changes no softmax
-            for weight, value in zip((q, k), split(back @ target @ back.T, layer.head_dim), strict=True):
-                weight.copy_(value)
+            left, right = nearest_product(back @ target @ back.T, layer.head_dim)
+            q.copy_(left.T)
+            k.copy_(right)
 
 
 def impulse(grid: Grid, dx: int, dy: int) -> Tensor:
