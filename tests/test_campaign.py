@@ -163,8 +163,8 @@ def test_a_search_that_is_repeated_deletes_nothing(out, monkeypatch):
     chosen = settings(REHEARSAL, out).rates["ConViT"]
     for seed in best.seeds:
         records.path_of(out, best.config.identity(seed)).unlink()
-        better = {"result": {"accuracy": 99.0}, "history": {"loss": [2.0], "accuracy": {best.config.recipe.steps: 99.0}}}
-        records.write(out, best.config, seed, ANSWER | better)
+        history = {"loss": [2.0], "accuracy": {best.config.recipe.steps: 99.0}}
+        records.write(out, best.config, seed, ANSWER | {"result": {"accuracy": 99.0}, "history": history})
     assert settings(REHEARSAL, out).rates["ConViT"] == LEARNING_RATES["ConViT"][-1] != chosen
     monkeypatch.setattr(campaign, "perform", lambda config, *more: answer_of(config))
     assert main(command(["search", "psa"], out, "--jobs", "1", "--seeds", "1")) == 0
