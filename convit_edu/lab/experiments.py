@@ -17,8 +17,9 @@ from torch import nn
 from ..beyond.cnn import CNN, create_cnn
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
+from ..beyond.single_softmax import PSAConViT
 from ..locality import gpsa_layers
-from ..model import CONFIGS, ConViT
+from ..model import CONFIGS, ConViT, ConViTSettings
 from ..train import Recipe
 from .scales import Scale
 
@@ -119,7 +120,7 @@ class Grid:
             model["local_up_to_layer"] = 0
             if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
                 model["num_heads"] = few
-        return _whole(ConViT, model)
+        return _whole(ConViTSettings, {"mixing": "gated"} | model)  # which class: see `build`
 
     def cnn(self) -> dict:
         base = CONFIGS[self.scale.model]
@@ -303,7 +304,7 @@ class Grid:
         if arm in ("ConViT", "recast"):
             wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
             wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
-            more["model"] = {"kind": "WideConViT"} | _whole(ConViT, wide)
+            more["model"] = {"kind": "WideConViT"} | _whole(ConViTSettings, {"mixing": "gated"} | wide)
         if arm in ("CNN, trained on", "recast"):
             more["start"] = self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config
         if arm == "recast":
@@ -349,12 +350,13 @@ def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
 def build(config: dict, seed: int) -> nn.Module:
     """The model of a configuration, with its initial weights and with what the ablation freezes."""
     given = dict(config["model"])
-    kind = given.pop("kind", "")
+    kind, mixing = given.pop("kind", ""), given.pop("mixing", "gated")
     if kind == "CNN":
         return create_cnn(seed=seed, **given)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = {"": ConViT, "PatchCNN": PatchCNN, "WideConViT": WideConViT}[kind](**given)
+        plain = {"gated": ConViT, "single_softmax": PSAConViT}[mixing]
+        model = {"": plain, "PatchCNN": PatchCNN, "WideConViT": WideConViT}[kind](**given)
         if "initial" in config:
             STARTS[config["initial"]](model)
     if freeze := config.get("freeze"):

@@ -161,6 +161,8 @@ def checkpoint(name: str, scale: str = "laptop", folder: str | Path | None = Non
     try:
         with safe_open(path, "pt") as file:
             config = json.loads(file.metadata()["convit_edu"])["config"]
+            retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
+            config = {name: value for name, value in config.items() if name not in retired or value != retired[name]}
             weights = {key: file.get_tensor(key).float() for key in file.keys()}
         model = ConViT(**config)
         model.load_state_dict(weights)

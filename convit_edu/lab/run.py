@@ -20,6 +20,7 @@ from tqdm import tqdm
 from .. import data
 from ..beyond.distillation import distilled, predictions
 from ..beyond.recast import recast
+from ..beyond.single_softmax import PSAConViT
 from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
 from ..train import Recipe, Run, evaluate, pick_device, train
@@ -192,7 +193,7 @@ def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
     layers = gpsa_layers(model)
-    if layers and layers[0].mixing == "gated":
+    if layers and not isinstance(model, PSAConViT):  # which has no gates
         for what, gate in (("content", 1), ("position", 0)):
             found[what] = []  # masked in the first layer, in the first two, ...
             for number in range(1, len(layers) + 1):
