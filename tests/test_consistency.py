@@ -157,7 +157,7 @@ def symbols_in_the_notation(page):
 
 RECORD = re.compile(r"\bResults\(\"(\w+)\"")
 CHECKPOINT = re.compile(r"\bcheckpoint\(\"(\w+)\"")
-COMMAND = re.compile(r"(?:convit_edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
+COMMAND = re.compile(r"(?:convit[_-]edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
 SCRIPT = re.compile(r"\b(?:benchmarks|scripts)/\w+\.py\b")
 PAGE = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
@@ -169,7 +169,7 @@ def references(page):
     recorded, folder = shipped() / "laptop", ROOT if page.name == "README" else BOOK
     experiments = [name for m in COMMAND.finditer(whole) for name in (m[1] or m[2]).split()]
     return [
-        *(f"no record {name}" for name in RECORD.findall(whole) if not (recorded / f"{name}.json").is_file()),
+        *(f"no record {name}" for name in RECORD.findall(whole) if name not in NAMES),
         *(f"no checkpoint {n}" for n in CHECKPOINT.findall(whole) if not (recorded / f"{n}.safetensors").is_file()),
         *(f"no experiment {name}" for name in experiments if name not in {*NAMES, "all"}),
         *(f"no script {name}" for name in SCRIPT.findall(whole) if not (ROOT / name).is_file()),
