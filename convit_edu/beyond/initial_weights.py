@@ -75,7 +75,7 @@ def _near(scale: float, sign: int, dim: int) -> Tensor:
 
 
 def _mimetic_values(layer: SelfAttention, scale: float) -> None:
-    left, right = nearest_product(_near(scale, -1, layer.dim), layer.dim)  # W_val^T and W_out^T
+    left, right = nearest_product(_near(scale, -1, layer.dim), layer.dim)
     layer.qkv.weight[2 * layer.dim :].copy_(left.T)
     layer.proj.weight.copy_(right.T)
 
