@@ -212,11 +212,13 @@ def test_rounding_changes_few_answers(boot):
 
 
 def test_a_network_that_a_page_cannot_compute_is_refused():
-    from convit_edu import create_model
+    from convit_edu.beyond.single_softmax import PSAConViT
+    from convit_edu.model import CONFIGS, ConViT
 
-    for changes in ({"in_chans": 3}, {"qkv_bias": True}, {"mixing": "single_softmax"}, {"pool": "mean"}):
+    other = ((ConViT, {"in_chans": 3}), (ConViT, {"qkv_bias": True}), (PSAConViT, {}), (ConViT, {"pool": "mean"}))
+    for kind, changes in other:
         with pytest.raises(ValueError, match="A page computes networks for grey images"):
-            networks.packed(create_model("convit_mini_28", 0, **changes))
+            networks.packed(kind(**CONFIGS["convit_mini_28"] | changes))
     for wrong in (float("nan"), 1e6):
         model = records.checkpoint("deit")
         model.norm.bias.data[3] = wrong

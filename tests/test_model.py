@@ -131,7 +131,7 @@ def test_a_seed_fixes_the_weights_and_nothing_else():
 
 
 def test_every_parameter_gets_a_gradient():
-    for overrides in ({}, {"local_up_to_layer": 0}, {"class_token_at": 2}, {"mixing": "single_softmax"}):
+    for overrides in ({}, {"local_up_to_layer": 0}, {"class_token_at": 2}):
         model = small(**overrides).train()
         model(torch.randn(2, 1, 12, 20)).square().sum().backward()
         assert all((p.grad is not None) == p.requires_grad for p in model.parameters())

@@ -112,7 +112,7 @@ def test_a_timm_model_with_other_parts_is_refused(name):
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [({"img_size": (28, 56)}, "img_size"), ({"class_token_at": 5}, "class_token_at"),
-     ({"mixing": "single_softmax"}, "mixing"), ({"local_up_to_layer": 6}, "pool")],
+     ({"local_up_to_layer": 6}, "pool")],
 )  # fmt: skip
 def test_what_timm_cannot_express_is_named(overrides, part):
     with pytest.raises(ValueError, match=f"no equal to this model's .*{part}"):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import data
 from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
+from ..beyond.single_softmax import PSAConViT
 from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
 from ..train import evaluate, pick_device, train
@@ -172,7 +173,7 @@ def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
     layers = gpsa_layers(model)
-    if layers and layers[0].mixing == "gated":
+    if layers and not isinstance(model, PSAConViT):  # which has no gates
         for what, gate in (("content", 1), ("position", 0)):
             found[what] = []  # masked in the first layer, in the first two, ...
             for number in range(1, len(layers) + 1):

@@ -13,6 +13,7 @@ from torch import nn
 from ..beyond.cnn import CNN
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
+from ..beyond.single_softmax import PSAConViT
 from ..locality import gpsa_layers
 from ..model import ConViT
 from ..train import Recipe
@@ -102,7 +103,9 @@ class RunConfig:
         """The model with its initial weights and with what is frozen; torch's random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = NETWORKS[self.network](**self.model)
+            given = dict(self.model)
+            single = given.pop("mixing", "gated") == "single_softmax"
+            model = (PSAConViT if single else NETWORKS[self.network])(**given)
             if self.initial:
                 STARTS[self.initial](model)
         for layer in gpsa_layers(model) if self.freeze else ():
