@@ -140,7 +140,7 @@ class Training:
         Raises Refusal, on all ranks, for a loss that is not finite and for too many unreadable files.
         """
         table = torch.zeros(len(pending), self.recipe.groups, dtype=torch.float64)  # (steps, groups)
-        table[:, self.own.start : self.own.stop] = torch.stack(pending).double().cpu()
+        table[:, self.own.start : self.own.stop] = torch.stack(pending).cpu().double()
         losses = self.ranks.total(table).mean(1).tolist()  # adding zeros is exact, whatever the number of ranks
         pending.clear()
         reports = self.ranks.gather((stop, self.unreadable))
@@ -316,7 +316,7 @@ def accuracy(
     transform = timm.data.create_transform(shape, is_training=False, interpolation="bicubic", crop_pct=CROP)
     images = Subset(ValidationImages(files, transform, shape), range(ranks.rank, len(files), ranks.world))
     training, unreadable = model.training, set()
-    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1, top-5, loss, images
+    sums = torch.zeros(4, dtype=torch.float64)  # on the CPU: top-1, top-5, loss, images
     model.to(ranks.device).eval()
     for pixels, labels, bad in loader(images, ranks.device, workers, batch_size=batch):
         unreadable.update(bad[bad >= 0].tolist())
@@ -325,9 +325,9 @@ def accuracy(
             logits = model(pixels)
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
         loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(len(labels)).to(loss)])
+        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(len(labels)).to(loss)]).cpu()
     model.train(training)
-    top1, top5, loss, count = ranks.total(sums.cpu()).tolist()
+    top1, top5, loss, count = ranks.total(sums).tolist()
     check_unreadable(files, set().union(*ranks.gather(unreadable)), max_unreadable)
     count = max(count, 1.0)  # all unreadable, and allowed to be
     return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count, "val_images": int(count)}
