@@ -1,4 +1,4 @@
-# make book | test | check | site | pdf | lab | notebooks | experiments | bench | wheel-test | lint | clean. The first call installs into .venv, a later one does not.
+# make help says what there is. The first call makes .venv and installs into it, a later one does not.
 #
 #   PYTHON=python3.12   the Python that makes .venv (3.11 or newer)
 #   PIP_FLAGS="..."     more options for pip install, e.g. -v, or an index with a CPU-only torch:
@@ -10,8 +10,10 @@ PIP_FLAGS ?=
 PY := .venv/bin/python
 # Written when the installation is complete. It holds the directory: a moved checkout installs again.
 STAMP := .venv/.installed
+# Written when .venv is made. A .venv without it is somebody's own, and stays.
+OURS := .venv/.made-by-make
 
-.PHONY: help book test check site pdf lab notebooks experiments bench wheel-test lint clean FORCE
+.PHONY: help book test check site pdf lab notebooks experiments bench wheel-test compat links lint pins clean FORCE
 
 help:
 	@echo "make book         build the book into _build/html; a warning is an error"
@@ -24,7 +26,10 @@ help:
 	@echo "make experiments  run what is missing of the recorded experiments; goes on where it stopped"
 	@echo "make bench        measure speed and memory side by side with timm, and record it"
 	@echo "make wheel-test   run every chapter with only the wheel installed"
+	@echo "make compat       test every Python that is found, with the pinned, the newest and the lowest versions (hours)"
+	@echo "make links        ask every link of the book whether it still answers"
 	@echo "make lint         check the code with ruff"
+	@echo "make pins         renew constraints.txt, with uv"
 	@echo "make clean        remove what was built (what was installed: rm -r .venv)"
 	@echo "The first call makes .venv and installs into it. Options: PYTHON=python3.12 PIP_FLAGS=..."
 
@@ -45,12 +50,18 @@ $(STAMP): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null || { \
 	  echo "'$(PYTHON)' has no venv module: install it (Debian and Ubuntu: apt install python3-venv)," \
 	    "or name another Python, e.g. make book PYTHON=python3.12"; exit 1; }
-	@{ $(WHOLE); } || { rm -rf .venv && "$(PYTHON)" -m venv .venv; }
+	@[ ! -e .venv -a ! -L .venv ] || [ -e $(OURS) ] || [ -e $(STAMP) ] || { \
+	  echo "there is a .venv here that make did not make, and it stays as it is: remove it (rm -r .venv) or move it" \
+	    "away, then call make again; to use it without make: pip install -c constraints.txt -e '.[book,test]'"; exit 1; }
+	@{ $(WHOLE); } || { rm -rf .venv && mkdir .venv && touch $(OURS) && "$(PYTHON)" -m venv .venv; }
 	@rm -f $(STAMP)
 	@echo "Installing into .venv (once; a few minutes, most of them for PyTorch) ..."
-	@pins=$$($(PY) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))'); \
+	@pins=$$($(PY) -c 'import sys; print("-c constraints.txt" * (sys.version_info < (3, 15)))'); \
+	  [ -n "$$pins" ] || echo "constraints.txt was tested up to Python 3.14: on this one pip chooses the versions itself"; \
 	  $(PY) -m pip install -qq --no-input --disable-pip-version-check $$pins $(PIP_FLAGS) -e '.[book,test]'
 	@pwd -P > $(STAMP)
+	@for file in pyproject.toml constraints.txt; do \
+	  if [ $$file -nt $(STAMP) ]; then touch -r $$file $(STAMP); fi; done # its date may lie in the future
 
 # --all: a page that is not built again would not repeat its warning, and the second call would pass.
 book: $(STAMP)
@@ -92,8 +103,21 @@ bench: $(STAMP)
 wheel-test: $(STAMP)
 	@CONVIT_EDU_ALL_CHAPTERS=1 $(PY) -m pytest tests/test_wheel.py
 
+compat:
+	@"$(PYTHON)" scripts/compat.py
+
+links: $(STAMP)
+	@.venv/bin/jupyter-book build . --builder linkcheck --all -q
+
 lint: $(STAMP)
 	@$(PY) -m ruff check .
+
+# torch itself says which of NVIDIA's libraries it needs.
+pins:
+	@uv pip compile -q --universal --upgrade --python-version 3.11 --extra book --extra test --no-annotate --no-header \
+	  pyproject.toml -o constraints.new
+	@{ grep '^#' constraints.txt; grep -Ev '^(cuda|nvidia|triton)-?' constraints.new; } > constraints.txt.new
+	@rm constraints.new; mv constraints.txt.new constraints.txt
 
 clean:
 	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache

@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from convit_edu.files import write_in_one_move
 from convit_edu.lab.run import commit, processor
 from convit_edu.parity import timm
+from convit_edu.saving import write_in_one_move
 from convit_edu.train import progress
 
 ROOT = Path(__file__).resolve().parents[1]

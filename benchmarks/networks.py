@@ -1,6 +1,7 @@
 """What the benchmarks of whole models share: the four models, their training and inference steps, measuring them."""
 
 import argparse
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from convit_edu import create_model, data
 from convit_edu.parity import from_timm, relative_difference, timm, to_timm
-from convit_edu.train import Recipe, Run, parameter_groups
+from convit_edu.train import Recipe, parameter_groups
+from convit_edu.train import training_step as step_of_train
 
 LABELS = {"convit": "ConViT", "timm_convit": "timm's ConViT", "deit": "DeiT", "timm_deit": "timm's ViT"}
 REFERENCES = ("timm_convit", "deit", "timm_deit")
@@ -74,11 +76,12 @@ def whole_step(name: str, layers: int | None, case: Case):
     """A function that does one step as `train` does it: choosing images, augmenting, normalising, and the step."""
     model = create_model(name, seed=0, **({} if layers is None else {"local_up_to_layer": layers}))
     recipe = Recipe(batch_size=case.batch, precision=case.precision)
-    run = Run(model, data.load("fashion_mnist_5k"), recipe, torch.device(case.device))
-    if case.compiled:
-        run.forward = torch.compile(run.model)
-    indices = torch.randint(len(run.data.train_labels), (case.batch,))
-    return lambda: run.train_step(indices)
+    device = torch.device(case.device)
+    model, images = model.to(device).train(), data.load("fashion_mnist_5k").to(device)
+    optimizer = torch.optim.AdamW(parameter_groups(model, recipe.weight_decay))
+    forward = torch.compile(model) if case.compiled else model
+    indices, steps = torch.randint(len(images.train_labels), (case.batch,)), itertools.count()
+    return lambda: step_of_train(forward, optimizer, images, recipe, recipe.loss, next(steps), indices)
 
 
 def measure(case: Case, options: argparse.Namespace) -> harness.Measured:

@@ -1,8 +1,6 @@
 """torchvision: make its import (and so timm's) work beside a CPU-only torch, and read its data sets."""
 
 import hashlib
-import importlib.machinery
-import importlib.util
 import sys
 
 import torch
@@ -23,40 +21,38 @@ _library = None  # operators vanish with the Library object that defined them, s
 
 
 def ensure_importable():
-    """Define torchvision's operators `nms` and `qnms` where torchvision cannot bring its own.
+    """Import torchvision, with its operators `nms` and `qnms` defined by name if it cannot bring its own.
 
     torchvision's Linux wheels are linked to CUDA. Beside a CPU-only torch their compiled extension cannot
     load, and the import stops with "operator torchvision::nms does not exist", although nothing here uses it.
     With the names declared the import succeeds; calling such an operator still fails, with a clear message.
 
-    Does nothing if torchvision is absent, imported already or able to load its extension. Call it freely.
+    torchvision itself decides: nothing is defined unless its import says so, because a name that the extension
+    then registers as well ends the interpreter. Does nothing if torchvision is absent; any other failure of its
+    import is raised. Call it freely.
     """
     global _library
-    if _library is not None or "torchvision" in sys.modules:
-        return
-    spec = importlib.util.find_spec("torchvision")  # finds the package without importing it
-    if spec is None or _extension_loads(spec.submodule_search_locations[0]):
-        return
-    # An import that failed earlier leaves sub-modules behind, over which the next import would stumble.
-    for name in [name for name in sys.modules if name.startswith("torchvision.")]:
-        del sys.modules[name]
-    _library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in _SCHEMAS.items():
-        if not hasattr(torch.ops.torchvision, name):  # another package may use the same remedy
-            _library.define(schema)
-
-
-def _extension_loads(folder):
-    """Whether torchvision's compiled `_C` loads: found and loaded as torchvision/extension.py does it."""
-    loader = (importlib.machinery.ExtensionFileLoader, importlib.machinery.EXTENSION_SUFFIXES)
-    extension = importlib.machinery.FileFinder(folder, loader).find_spec("_C")
-    if extension is None:
-        return False
     try:
-        torch.ops.load_library(extension.origin)
-    except (ImportError, OSError):
-        return False
-    return True
+        _import_afresh()
+    except ModuleNotFoundError as error:
+        if error.name != "torchvision":
+            raise
+    except RuntimeError as error:
+        if _library is not None or "torchvision::nms" not in str(error):
+            raise
+        _library = torch.library.Library("torchvision", "FRAGMENT")
+        for name, schema in _SCHEMAS.items():
+            if not hasattr(torch.ops.torchvision, name):  # another package may use the same remedy
+                _library.define(schema)
+        _import_afresh()
+
+
+def _import_afresh():
+    """Import torchvision; the sub-modules that a failed import left behind would make the next one stumble."""
+    if "torchvision" not in sys.modules:
+        for name in [name for name in sys.modules if name.startswith("torchvision.")]:
+            del sys.modules[name]
+    import torchvision  # noqa: F401
 
 
 def read(name, root, download=False):
@@ -86,9 +82,14 @@ def read(name, root, download=False):
         if not path.is_file():
             raise FileNotFoundError(f"{name}: {path} is missing; with a network pass download=True, "
                                     f"otherwise put torchvision's unpacked files into {folder}.")
-        if hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+        try:
+            with path.open("rb") as content:
+                found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        except OSError as error:
+            raise OSError(error.errno, f"{name}: {path} cannot be read ({error.strerror})") from error
+        if found != md5:
             raise ValueError(f"{name}: {path} is truncated or altered (its md5 is not the published one); "
-                             "delete it and fetch it again, for instance with download=True.")
+                             "move it away and fetch it again, for instance with download=True.")
     tensors = []
     for split in (source(root, train=True), source(root, train=False)):
         images = torch.as_tensor(split.data)  # (M, 28, 28) or (M, 32, 32, 3)

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 import torch
 
 from convit_edu import _torchvision, data
-from convit_edu.data import Dataset, augment, batches, load, mix, random_erasing, seeded
+from convit_edu.augment import augment, mix, random_erasing
+from convit_edu.data import Dataset, batches, load, seeded
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_embedded.py"
 
@@ -131,11 +133,37 @@ def test_size_is_refused_where_images_have_their_own(tmp_path):
         load("cifar100", root=tmp_path, size=32)
 
 
-@pytest.mark.parametrize("images", [torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.uint8)])
-def test_dataset_refuses_other_types_and_shapes(images):
-    labels = torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="mine: expected uint8"):
-        Dataset("mine", images, labels, images, labels, ("a", "b"), torch.zeros(1), torch.ones(1))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_images": torch.randn(4, 1, 2, 2)}, "train images as uint8 pixels.*torch.float32, -?[0-9.]+ to"),
+        ({"test_images": torch.full((4, 1, 2, 2), torch.nan)}, "test images as uint8 pixels.*nan to nan"),
+        ({"train_images": torch.zeros(4, 2, 2, dtype=torch.uint8)}, r"uint8 \(M, C, h, w\)"),
+        ({"train_images": np.zeros((4, 1, 2, 2), np.uint8)}, "as tensors, not ndarray"),
+        ({"train_labels": torch.tensor([0, 1, 1])}, r"int64 \(M,\)"),
+        ({"train_labels": torch.tensor([0, 1, 1, 0], dtype=torch.int32)}, "int32"),
+        ({"train_labels": torch.tensor([1, 2, 2, 1])}, r"train labels in 0\.\.1, not 1 to 2"),
+        ({"test_labels": torch.tensor([-1, 0, 0, 0])}, r"test labels in 0\.\.1, not -1 to 0"),
+        ({"test_images": torch.zeros(0, 1, 2, 2, dtype=torch.uint8), "test_labels": torch.zeros(0).long()}, "M >= 1"),
+        ({"test_images": torch.zeros(4, 3, 2, 2, dtype=torch.uint8)}, r"the shape \(1, 2, 2\)"),
+        ({"classes": ("0",), "train_labels": torch.zeros(4).long()}, "two or more classes"),
+        ({"classes": ("0", "0")}, "different names"),
+        ({"mean": torch.zeros(3)}, "mean as a tensor"),
+        ({"mean": 0.5}, "mean as a tensor"),
+        ({"mean": torch.tensor([torch.nan])}, "a finite mean"),
+        ({"std": torch.zeros(1)}, "std, above 0"),
+    ],
+)
+def test_dataset_refuses_what_its_docstring_excludes(changes, words):
+    made_up([2, 2])
+    with pytest.raises(ValueError, match=f"made_up: expected .*{words}"):
+        replace(made_up([2, 2]), **changes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_what_may_be_normalised_already_is_not_normalised_again(embedded, dtype):
+    with pytest.raises(ValueError, match="normalised already"):
+        embedded.normalize(embedded.test_images[:2].to(dtype))
 
 
 def test_to_moves_every_tensor():
@@ -210,6 +238,12 @@ def test_subsets_repeat_for_one_seed_and_differ_between_seeds():
         ({"fraction": 1.01}, r"lie in \(0, 1\]"),
         ({"fraction": float("nan")}, r"lie in \(0, 1\]"),
         ({"fraction": 0.01}, "below one image a class"),
+        ({"fraction": "0.5"}, "fraction must lie"),
+        ({"size": 10.5}, "whole number, not 10.5"),
+        ({"size": 10.0}, "whole number, not 10.0"),
+        ({"size": True}, "whole number, not True"),
+        ({"size": 10, "seed": 0.5}, "seed is a whole number of at least 0, not 0.5"),
+        ({"size": 10, "seed": -1}, "seed is a whole number of at least 0, not -1"),
     ],
 )
 def test_impossible_subsets_are_refused(arguments, message):
@@ -235,11 +269,25 @@ def test_held_out_splits_the_training_images_and_leaves_test_alone():
     assert not torch.equal(other.test_images, split.test_images)
 
 
+def test_held_out_images_are_drawn_from_a_stream_of_their_own():
+    """From the subset's stream they would be the images of the small subset, none of which could then be trained on."""
+    full = made_up([20] * 5)
+    for seed in range(5):
+        aside = set(full.held_out(0.2, seed).test_images[:, 0, 0, 0].tolist())
+        small = set(identities(full.subset(fraction=0.2, seed=seed)))
+        assert len(aside) == len(small) == 20 and len(aside & small) < 12  # 4 expected by chance
+
+
 def test_held_out_of_the_embedded_set(embedded):
     split = embedded.subset(200, seed=0).held_out(0.1, seed=0)
     assert (len(split.train_labels), len(split.test_labels)) == (180, 20)
     test = {image.numpy().tobytes() for image in embedded.test_images}
     assert not test & {image.numpy().tobytes() for image in split.test_images}
+
+
+def test_held_out_needs_a_number():
+    with pytest.raises(ValueError, match=r"not '0\.1'"):
+        made_up([10] * 5).held_out("0.1")
 
 
 @pytest.mark.parametrize("share", [0, 0.01, 0.99, 1, 1.5, -0.5])
@@ -278,9 +326,9 @@ def test_batches_differ_between_seeds():
     assert first[0] != first[1] != first[2] != first[0]
 
 
-@pytest.mark.parametrize("arguments", [(0, 4, 0), (4, 0, 0), (4, 4, 0, -1)])
+@pytest.mark.parametrize("arguments", [(0, 4, 0), (4, 0, 0), (4, 4, 0, -1), (4, 2.5, 0)])
 def test_impossible_batches_are_refused_at_once(arguments):
-    with pytest.raises(ValueError, match="batches needs"):
+    with pytest.raises(ValueError, match=r"batches: .* whole number of at least"):
         batches(*arguments)
 
 
@@ -413,6 +461,15 @@ def test_erasing_fits_into_images_of_any_shape(shape):
     assert (height * width <= shape[2] * shape[3] * 0.4).all() or shape[2:] == (1, 1)
 
 
+@pytest.mark.parametrize("shape", [(4, 60), (60, 4)])
+def test_erasing_covers_its_share_of_narrow_images_too(shape):
+    """A rectangle too high or too wide for the image becomes less extreme and is not cut off: its area stays."""
+    images = torch.full((2000, 1, *shape), 50.0)
+    share = (random_erasing(images, seeded(0, "erasing"), 1) != images).float().mean((1, 2, 3))
+    assert share.mean().item() == pytest.approx((0.02 + 1 / 3) / 2, abs=0.015)  # standard deviation 0.002
+    assert share.max() > 0.3
+
+
 def test_erasing_follows_its_generator_and_its_probability():
     images = torch.full((60, 1, 10, 10), 50.0)
     some, again, other = (random_erasing(images, seeded(0, "erasing", step), 0.4) for step in (0, 0, 1))
@@ -520,8 +577,6 @@ def folder(tmp_path):
         path = tmp_path / split / label / name
         path.parent.mkdir(parents=True, exist_ok=True)
         image.new("RGB", shape, (200, 0, 0) if label == "cat" else (0, 0, 200)).save(path)
-    (tmp_path / "train" / "cat" / "notes.txt").write_text("no image")
-    (tmp_path / "train" / ".hidden").mkdir()
     return tmp_path
 
 
@@ -555,9 +610,9 @@ def test_folder_shrinks_without_aliasing(folder):
     assert (centre - 127.5).abs().max() < 3
 
 
-@pytest.mark.parametrize("size", [None, 0, 8.0])
+@pytest.mark.parametrize("size", [None, 0, 8.0, True, "8"])
 def test_folder_needs_a_size(folder, size):
-    with pytest.raises(ValueError, match="folder needs size"):
+    with pytest.raises(ValueError, match=f"size.*whole number.*{size!r}"):
         load("folder", root=folder, size=size)
 
 
@@ -573,11 +628,29 @@ def test_folder_with_differing_classes_is_refused(folder):
         load("folder", root=folder, size=8)
 
 
-def test_folder_without_classes_is_refused(tmp_path):
-    (tmp_path / "train").mkdir()
-    (tmp_path / "val").mkdir()
-    with pytest.raises(ValueError, match="same class folders: there is none"):
-        load("folder", root=tmp_path, size=8)
+@pytest.mark.parametrize(("classes", "words"), [((), "it has none"), (("cat",), "it has only cat")])
+def test_folder_without_two_classes_is_refused(folder, classes, words):
+    for split, label in itertools.product(("train", "val"), {"cat", "dog"} - set(classes)):
+        shutil.rmtree(folder / split / label)
+    with pytest.raises(ValueError, match=words):
+        load("folder", root=folder, size=8)
+
+
+def test_folder_that_does_not_fit_into_memory_is_told_so(folder):
+    with pytest.raises(MemoryError, match=r"5 images of 10000000 x 10000000 .* smaller size"):
+        load("folder", root=folder, size=10_000_000)
+
+
+def test_what_a_folder_leaves_out_is_counted_and_the_rest_is_read(folder):
+    (folder / "train" / "cat" / "notes.txt").write_text("no image")
+    (folder / "train" / ".hidden").mkdir()
+    with pytest.warns(UserWarning, match=r"Left out .*: 2 \(.*notes\.txt"):
+        assert load("folder", root=folder, size=8).train_labels.tolist() == [0, 0, 1, 1, 1]
+
+
+def test_a_home_folder_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load("folder", root=f"~/{folder.name}", size=8).classes == ("cat", "dog")
 
 
 def test_class_without_images_is_refused(folder):
@@ -590,7 +663,7 @@ def test_class_without_images_is_refused(folder):
 def test_unreadable_image_is_named(folder, keep):
     path = folder / "train" / "dog" / "c.png"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"c\.png is no readable image .*; replace or remove it"):
+    with pytest.raises(ValueError, match=r"c\.png is no picture that can be read"):
         load("folder", root=folder, size=8)
 
 
@@ -666,73 +739,13 @@ def test_torchvision_arrays_become_a_dataset(tmp_path, monkeypatch):
     assert found.classes == ("apple", "bear", "cup") and found.mean.shape == (3,)
 
 
-# ---- importing torchvision
+# ---- the script that makes the embedded file
 
 
 def new_python(*arguments):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-
-
-def test_timm_and_torchvision_import_and_data_imports_neither():
-    done = new_python("-c", """
-import sys
-import convit_edu.data
-assert not {"torchvision", "timm", "PIL"} & set(sys.modules), "imported too early"
-from convit_edu._torchvision import ensure_importable
-ensure_importable()
-ensure_importable()
-import timm, torchvision
-""")
-    assert done.returncode == 0, done.stderr
-
-
-def test_import_recovers_after_a_failed_one():
-    done = new_python("-c", """
-try:
-    import torchvision
-except RuntimeError as error:
-    assert "nms does not exist" in str(error)
-from convit_edu._torchvision import ensure_importable
-ensure_importable()
-import torchvision
-assert torchvision.extension
-""")
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture
-def not_imported(monkeypatch):
-    """torchvision as before its first import, and a Library that must not be made."""
-    monkeypatch.delitem(sys.modules, "torchvision", raising=False)
-    monkeypatch.setattr(_torchvision, "_library", None)
-
-    def refuse(*arguments):
-        raise AssertionError("operators were defined")
-
-    monkeypatch.setattr(torch.library, "Library", refuse)
-
-
-def test_nothing_is_defined_where_the_extension_loads(not_imported, monkeypatch):
-    monkeypatch.setattr(torch.ops, "load_library", lambda path: None)
-    _torchvision.ensure_importable()
-    assert _torchvision._library is None
-
-
-def test_nothing_is_defined_without_torchvision(not_imported, monkeypatch):
-    monkeypatch.setattr(_torchvision.importlib.util, "find_spec", lambda name: None)
-    _torchvision.ensure_importable()
-    assert _torchvision._library is None
-
-
-def test_extension_that_cannot_load_or_is_absent(monkeypatch, tmp_path):
-    assert not _torchvision._extension_loads(str(tmp_path))
-    (tmp_path / f"_C{_torchvision.importlib.machinery.EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
-    assert not _torchvision._extension_loads(str(tmp_path))
-
-
-# ---- the script that makes the embedded file
 
 
 def test_script_names_a_missing_file(tmp_path):

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 
 from convit_edu import create_model, data
 from convit_edu.beyond.cnn import create_cnn
-from convit_edu.beyond.distillation import checksum, distilled, hard_distillation_loss, predictions
+from convit_edu.beyond.distillation import HardDistillation, checksum, hard_distillation_loss, predictions
 from convit_edu.lab import campaign, experiments
 from convit_edu.lab import run as worker
 from convit_edu.lab.scales import SCALES
-from convit_edu.train import Recipe, Run, train
+from convit_edu.train import Recipe, train
 
 RECIPE = Recipe(steps=3, batch_size=8, warmup_steps=1, evaluations=1)
 
@@ -55,16 +55,12 @@ def test_smoothing_is_for_the_label_alone_and_mixed_labels_are_taken():
 def test_a_teacher_who_says_the_label_changes_nothing_without_smoothing(images):
     class Knows(torch.nn.Module):
         def forward(self, batch):
-            return F.one_hot(self.labels, 10).float()
+            return F.one_hot(labels, 10).float()
 
-    class Plain(Run):
-        def train_step(self, indices):
-            teacher.labels = self.data.train_labels[indices]
-            return super().train_step(indices)
-
-    teacher, recipe = Knows(), dataclasses.replace(RECIPE, label_smoothing=0.0)
-    histories = [train(student(), images, recipe, "cpu", run_type=kind) for kind in (Plain, distilled(Plain, teacher))]
-    assert histories[0].loss == pytest.approx(histories[1].loss, rel=1e-6)
+    labels, recipe = images.train_labels[:8], dataclasses.replace(RECIPE, label_smoothing=0.0)
+    logits = torch.randn(8, 10)
+    taught, alone = (loss(images.train_images[:8], logits, labels) for loss in (HardDistillation(Knows()), recipe.loss))
+    assert taught.item() == pytest.approx(alone.item())
 
 
 def test_the_teacher_sees_what_the_student_sees_and_is_not_trained(images):
@@ -73,7 +69,7 @@ def test_the_teacher_sees_what_the_student_sees_and_is_not_trained(images):
     model = student()
     teacher.register_forward_pre_hook(lambda _, inputs: seen.append(("teacher", inputs[0].clone())))
     model.register_forward_pre_hook(lambda module, inputs: seen.append(("student", inputs[0].clone())))
-    train(model, images, RECIPE, "cpu", run_type=distilled(Run, teacher))
+    train(model, images, RECIPE, "cpu", loss=HardDistillation(teacher))
     steps = [(one, other) for one, other in itertools.pairwise(seen) if other[0] == "teacher"]
     assert len(steps) == RECIPE.steps and all(torch.equal(one[1], other[1]) for one, other in steps)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())  # batch norm as well
@@ -82,11 +78,11 @@ def test_the_teacher_sees_what_the_student_sees_and_is_not_trained(images):
 
 def test_a_checkpoint_knows_its_teacher(images, tmp_path):
     one, other, path = create_cnn(seed=0, width=4), create_cnn(seed=1, width=4), tmp_path / "run.pt"
-    train(student(), images, RECIPE, "cpu", path, run_type=distilled(Run, one))
-    train(student(), images, RECIPE, "cpu", path, run_type=distilled(Run, one))  # goes on, at its end
-    for run_type in (distilled(Run, other), Run):
-        with pytest.raises(ValueError, match=r"another configuration .*teacher"):
-            train(student(), images, RECIPE, "cpu", path, run_type=run_type)
+    train(student(), images, RECIPE, "cpu", path, loss=HardDistillation(one))
+    train(student(), images, RECIPE, "cpu", path, loss=HardDistillation(one))  # goes on, at its end
+    for loss in (HardDistillation(other), HardDistillation(one, label_smoothing=0.1), None):
+        with pytest.raises(ValueError, match=r"it differs in loss\)"):
+            train(student(), images, RECIPE, "cpu", path, loss=loss)
     assert checksum(one) == checksum(create_cnn(seed=0, width=4)) != checksum(other)
 
 
@@ -115,7 +111,7 @@ def test_the_arms_differ_in_the_teacher_alone_and_share_the_other_runs():
     for arm in ("ConViT", "DeiT"):
         without = pair[json.dumps({"arm": arm})]
         assert found[json.dumps({"arm": arm, "teacher": "none"})] == without
-        assert found[json.dumps({"arm": arm, "teacher": "CNN"})] == without | {"teacher": cnn}
+        assert found[json.dumps({"arm": arm, "teacher": "CNN"})] == dataclasses.replace(without, teacher=cnn)
     assert len(found) == 4
 
 
@@ -123,12 +119,12 @@ def test_a_run_says_how_good_its_teacher_is():
     found = cells("distillation", "laptop-rehearsal")
     config = found[json.dumps({"arm": "DeiT", "teacher": "CNN"})]
     result = worker.perform(config, 0, "cpu", None, None)["result"]
-    alone = worker.perform(config["teacher"], 0, "cpu", None, None)["result"]
+    alone = worker.perform(config.teacher, 0, "cpu", None, None)["result"]
     assert result["teacher"]["accuracy"] == alone["accuracy"]  # trained as by itself
     assert set(result["teacher"]) == {"accuracy", "on training images", "agreement"}
     assert all(0 <= value <= 100 for value in result["teacher"].values()) and "masking" in result
     # the training is another one, and the same one again: the teacher is not changed by teaching
-    plain = worker.perform({key: value for key, value in config.items() if key != "teacher"}, 0, "cpu", None, None)
+    plain = worker.perform(dataclasses.replace(config, teacher=None), 0, "cpu", None, None)
     again = worker.perform(config, 0, "cpu", None, None)
     assert again["result"] == result and again["history"]["loss"] != plain["history"]["loss"]
 
@@ -137,4 +133,4 @@ def test_the_estimate_counts_the_teacher():
     found = cells("distillation", "laptop")
     without, with_ = (found[json.dumps({"arm": "DeiT", "teacher": name})] for name in ("none", "CNN"))
     extra = campaign.arithmetic(with_) - campaign.arithmetic(without)
-    assert extra == pytest.approx(campaign.arithmetic(with_["teacher"]))
+    assert extra == pytest.approx(campaign.arithmetic(with_.teacher))

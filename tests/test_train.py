@@ -1,13 +1,20 @@
 """The recipe, exact resume, and what happens when training goes wrong."""
 
 import dataclasses
+import io
 import itertools
 import math
 import os
+import re
 import shutil
+import subprocess
+import sys
 import sysconfig
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,10 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
-from convit_edu.data import augment, batches, mix, random_erasing, seeded
-from convit_edu.train import Recipe, Run, evaluate, parameter_groups, pick_device, train
+from convit_edu.augment import augment, mix, random_erasing
+from convit_edu.beyond.cnn import create_cnn
+from convit_edu.data import batches, seeded
+from convit_edu.saving import weights
+from convit_edu.train import Recipe, evaluate, parameter_groups, pick_device, train
 
 RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3, drop_path=0.2)
+SHORT = dataclasses.replace(RECIPE, steps=2, evaluations=1)
 EVERYTHING = dataclasses.replace(RECIPE, erasing=0.5, mixup=0.8, cutmix=1.0)
 
 
@@ -30,7 +41,27 @@ def images():
 
 def fresh(**overrides):
     sizes = {"embed_dim": 36, "depth": 2, "local_up_to_layer": 1}
-    return create_model("convit_mini_28", seed=0, **sizes | overrides)
+    return create_model("convit_mini_28", **{"seed": 0} | sizes | overrides)
+
+
+def before_step(model, number, do):
+    """The same model, which calls `do` when a training step is about to begin after so many."""
+    steps = itertools.count()
+
+    def hook(module, _):
+        if module.training and next(steps) == number:
+            do(module)
+
+    model.register_forward_pre_hook(hook)
+    return model
+
+
+def press_ctrl_c(_):
+    raise KeyboardInterrupt
+
+
+def head_norms(model, step):
+    return {"head norms": [p.detach().norm().item() for p in model.head.parameters()], "step": step}
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine():
@@ -118,16 +149,10 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     whole_model = fresh()
     whole = train(whole_model, images, RECIPE)
 
-    class Interrupted(Run):
-        def train_step(self, indices):
-            if self.step == stop_after:
-                raise KeyboardInterrupt
-            return super().train_step(indices)
-
     path = tmp_path / "run" / "checkpoint.pt"
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), images, RECIPE, checkpoint=path, run_type=Interrupted)
-    resumed_model = create_model("convit_mini_28", seed=99, embed_dim=36, depth=2, local_up_to_layer=1)
+        train(before_step(fresh(), stop_after, press_ctrl_c), images, RECIPE, checkpoint=path)
+    resumed_model = fresh()
     resumed = train(resumed_model, images, RECIPE, checkpoint=path)
     assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
     for name, value in whole_model.state_dict().items():
@@ -138,31 +163,32 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
 
 
 def test_a_run_that_mixes_erases_and_measures_resumes_to_the_same_result(images, tmp_path):
-    class Measured(Run):
-        stop_after = None
-
-        def train_step(self, indices):
-            if self.step == self.stop_after:
-                raise KeyboardInterrupt
-            return super().train_step(indices)
-
-        def evaluate(self):
-            super().evaluate()
-            norms = [p.detach().norm().item() for p in self.model.head.parameters()]
-            self.history.measured.setdefault("head norms", {})[self.step] = norms
-
-    class Interrupted(Measured):
-        stop_after = 6
-
     path = tmp_path / "checkpoint.pt"
-    whole = train(fresh(), images, EVERYTHING, run_type=Measured)
+    whole = train(fresh(), images, EVERYTHING, measure=head_norms)
     with pytest.raises(KeyboardInterrupt):
-        train(fresh(), images, EVERYTHING, checkpoint=path, run_type=Interrupted)
-    resumed = train(fresh(), images, EVERYTHING, checkpoint=path, run_type=Measured)
+        train(before_step(fresh(), 6, press_ctrl_c), images, EVERYTHING, checkpoint=path, measure=head_norms)
+    resumed = train(fresh(), images, EVERYTHING, checkpoint=path, measure=head_norms)
     assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
     assert resumed.measured == whole.measured
-    assert list(whole.measured["head norms"]) == [4, 8, 12] and whole.measured["head norms"][4][0] > 0
+    assert whole.measured["step"] == {0: 0, 4: 4, 8: 8, 12: 12}  # at the start and at every evaluation
+    assert list(whole.measured["head norms"]) == [0, 4, 8, 12] and whole.measured["head norms"][4][0] > 0
     assert train(fresh(), images, RECIPE).measured == {}
+
+
+def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(images):
+    seen, recipe = [], dataclasses.replace(EVERYTHING, steps=4, evaluations=1, precision="bfloat16")
+    model = fresh()
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
+
+    def halved(batch, logits, targets):
+        assert torch.equal(batch, seen[-1]) and logits.dtype == torch.float32 and targets.shape == (16, 10)
+        return F.cross_entropy(logits, targets, label_smoothing=0.1) / 2
+
+    history, plain = train(model, images, recipe, "cpu", loss=halved), train(fresh(), images, recipe, "cpu")
+    assert history.loss[0] == plain.loss[0] / 2 and len(seen) == 4
+    model = fresh()
+    flat = train(model, images, recipe, "cpu", loss=lambda batch, logits, targets: 0 * logits.sum())
+    assert flat.loss == [0] * 4 and torch.equal(model.head.bias, fresh().head.bias)  # biases do not decay
 
 
 def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
@@ -178,34 +204,274 @@ def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
         train(fresh(), images, EVERYTHING, checkpoint=path)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(images, tmp_path):
+def frozen():
+    model = fresh()
+    model.blocks[0].attn.gating_param.requires_grad_(False)
+    return model
+
+
+def of_another_loss(batch, logits, targets):
+    return RECIPE.loss(batch, logits, targets)
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(images, tmp_path):
     path = tmp_path / "checkpoint.pt"
-    train(fresh(), images, RECIPE, checkpoint=path)
-    with pytest.raises(ValueError, match=r"another configuration \(it differs in model.depth\)"):
-        train(fresh(depth=3), images, RECIPE, checkpoint=path)
-    with pytest.raises(ValueError, match=r"it differs in recipe.lr, recipe.seed"):
-        train(fresh(), images, dataclasses.replace(RECIPE, lr=2e-3, seed=1), checkpoint=path)
-    with pytest.raises(ValueError, match=r"it differs in data.checksum"):
-        train(fresh(), images.subset(size=40, seed=1), RECIPE, checkpoint=path)
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="is not a readable checkpoint; delete it"):
-        train(fresh(), images, RECIPE, checkpoint=path)
+    train(fresh(), images, SHORT, checkpoint=path)
+    kept = path.read_bytes()
+    other_mean = dataclasses.replace(images, mean=images.mean + 0.1)
+    for model, data_set, recipe, options, differing in (
+        (fresh(seed=1), images, SHORT, {}, "initial weights"),  # a loop over seeds
+        (fresh(depth=3), images, SHORT, {}, "model.depth, initial weights"),
+        (frozen(), images, SHORT, {}, "frozen parameters"),
+        (fresh(), images, dataclasses.replace(SHORT, lr=2e-3, seed=1), {}, "recipe.lr, recipe.seed"),
+        (fresh(), images.subset(size=40, seed=1), SHORT, {}, "data.checksum"),
+        (fresh(), other_mean, SHORT, {}, "data.mean"),
+        (fresh(), dataclasses.replace(images, std=images.std * 2), SHORT, {}, "data.std"),
+        (fresh(), dataclasses.replace(images, classes=images.classes[::-1]), SHORT, {}, "data.classes"),
+        (fresh(), images, SHORT, {"loss": of_another_loss}, "loss"),
+        (fresh(), images, SHORT, {"measure": head_norms}, "measure"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(f"(it differs in {differing})")):
+            train(model, data_set, recipe, checkpoint=path, **options)
+    assert path.read_bytes() == kept
+
+
+def test_a_loss_that_a_checkpoint_could_not_tell_from_others_needs_an_identity(images, tmp_path):
+    path, recipe = tmp_path / "checkpoint.pt", SHORT
+
+    def scaled(by):
+        return lambda batch, logits, targets: by * logits.square().mean()
+
+    for options in ({"loss": scaled(1)}, {"measure": partial(head_norms)}):
+        with pytest.raises(ValueError, match="attribute `identity`"):
+            train(fresh(), images, recipe, "cpu", path, **options)
+    losses = scaled(1), scaled(2)
+    losses[0].identity, losses[1].identity = "1 x", "2 x"
+    train(fresh(), images, recipe, "cpu", path, loss=losses[0])
+    with pytest.raises(ValueError, match="loss"):
+        train(fresh(), images, recipe, "cpu", path, loss=losses[1])
+
+
+def test_a_file_that_cannot_be_opened_or_read_is_left_alone_and_so_is_the_advice(images, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    whole = train(fresh(), images, SHORT, checkpoint=path)
+    kept = path.read_bytes()
+
+    def refuse(_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(PermissionError, match=r"checkpoint\.pt.*Permission denied") as found:
+            train(fresh(), images, SHORT, checkpoint=path)
+    assert "delete" not in str(found.value)
+    for content in (kept[:1000], b"", b"x" * 1000, pickled({"model": {}})):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint") as found:
+            train(fresh(), images, SHORT, checkpoint=path)
+        assert "delete" not in str(found.value) and path.read_bytes() == content
+    path.write_bytes(kept)
+    assert train(fresh(), images, SHORT, checkpoint=path).loss == whole.loss
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def pickled(state):
+    content = io.BytesIO()
+    torch.save(state, content)
+    return content.getvalue()
+
+
+def in_parts(model):
+    model.blocks[1] = torch.compile(model.blocks[1], backend="eager")
+    return model
+
+
+WRAPPERS = {"compiled": partial(torch.compile, backend="eager"), "parallel": torch.nn.DataParallel, "parts": in_parts}
+
+
+@pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
+def test_a_wrapped_model_saves_plain_names_and_goes_on_as_a_plain_one(images, tmp_path, wrap):
+    path, recipe = tmp_path / "checkpoint.pt", dataclasses.replace(RECIPE, steps=4, evaluations=2)
+    model = fresh()
+    whole = train(model, images, recipe, "cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(wrap(before_step(fresh(), 3, press_ctrl_c)), images, recipe, "cpu", path)
+    saved = torch.load(path)
+    assert saved["step"] == 2 and saved["model"].keys() == model.state_dict().keys()
+    plain, wrapped = fresh(), wrap(fresh())
+    histories = [train(each, images, recipe, "cpu", path) for each in (plain, wrapped)]
+    assert all(history.loss == whole.loss for history in histories)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+        assert torch.equal(value, weights(wrapped)[name]), name
+
+
+def test_the_path_is_tried_before_the_work(images, tmp_path, monkeypatch):
+    (tmp_path / "a file").touch()
+    model = before_step(fresh(), 0, lambda _: pytest.fail("a step was done"))
+    for path in (tmp_path, tmp_path / "a file" / "run.pt"):
+        with pytest.raises(OSError, match=re.escape(str(path))):
+            train(model, images, RECIPE, checkpoint=path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    train(fresh(), images, dataclasses.replace(RECIPE, steps=1, evaluations=1), checkpoint="~/runs/one.pt")
+    assert [file.name for file in (tmp_path / "runs").iterdir()] == ["one.pt"]
+
+
+def test_one_path_has_one_writer(images, tmp_path):
+    path, recipe = tmp_path / "run.pt", SHORT
+    refused = []
+
+    def second(model, step):
+        with pytest.raises(OSError, match="another run"):
+            train(fresh(seed=1), images, recipe, checkpoint=path)
+        refused.append(step)
+        return {}
+
+    second.identity = "a second run"
+    train(fresh(), images, recipe, checkpoint=path, measure=second)
+    assert refused == [0, 2]
+    train(fresh(), images, recipe, checkpoint=tmp_path / "other.pt")
+    code = f"from convit_edu.saving import one_writer\nwith one_writer({str(path)!r}): print(flush=True), input()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(OSError, match="another run"):
+        train(fresh(), images, recipe, checkpoint=path, measure=second)
+    other.kill()  # the system lets go of what it held
+    other.communicate()
+    assert train(fresh(), images, recipe, checkpoint=path, measure=second).accuracy
+
+
+def test_the_seconds_of_an_interrupted_run_are_those_of_all_its_parts(images, tmp_path, monkeypatch):
+    clock = SimpleNamespace(now=1e6)
+    monkeypatch.setattr("convit_edu.train.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def timed(model):
+        def hook(module, inputs):
+            clock.now += 1 if module.training else 5 * (len(inputs[0]) == 200)  # a step; the whole test
+
+        model.register_forward_pre_hook(hook)
+        return model
+
+    path = tmp_path / "run.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(timed(before_step(fresh(), 10, press_ctrl_c)), images, RECIPE, "cpu", path)
+    assert torch.load(path)["history"]["seconds"] == 8 + 2 * 5
+    clock.now += 1000  # between the parts
+    assert train(timed(fresh()), images, RECIPE, "cpu", path).seconds == 12 + 3 * 5
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(images, tmp_path):
-    class Poisoned(Run):
-        def train_step(self, indices):
-            if self.step == 6:
-                self.model.head.bias.data.fill_(math.nan)  # the weights are lost as well as the loss
-            return super().train_step(indices)
+    def poison(model):
+        model.head.bias.data.fill_(math.nan)  # the weights are lost as well as the loss
 
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FloatingPointError, match="became nan at step 7 of 12; the last good checkpoint is kept"):
-        train(fresh(), images, RECIPE, checkpoint=path, run_type=Poisoned)
+        train(before_step(fresh(), 6, poison), images, RECIPE, checkpoint=path)
     model = fresh()
     history = train(model, images, RECIPE, checkpoint=path)
     assert len(history.loss) == 12 and all(map(math.isfinite, history.loss))
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+def poisoned_gradient(number):
+    """A model whose gradient is NaN in one step: a loss that is finite, and weights that are not."""
+    model, steps = fresh(), itertools.count(1)
+
+    def hook(bias):
+        if next(steps) == number:
+            bias.grad.fill_(math.nan)
+
+    model.head.bias.register_post_accumulate_grad_hook(hook)
+    return model
+
+
+def test_weights_that_are_not_finite_are_never_kept(images, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(FloatingPointError, match=r"after step 8 of 12; the last good checkpoint is kept in .*pt"):
+        train(poisoned_gradient(8), images, RECIPE, checkpoint=path)  # in the step before a test
+    saved = torch.load(path)
+    assert saved["step"] == 4 and all(value.isfinite().all() for value in saved["model"].values())
+    path.unlink()
+    clock = itertools.count(0, 100)  # more than a minute at every look: a checkpoint is due after step 10
+    monkeypatch.setattr("convit_edu.train.time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    once = dataclasses.replace(RECIPE, evaluations=1)
+    with pytest.raises(FloatingPointError, match="after step 10 of 12; no checkpoint was kept"):
+        train(poisoned_gradient(10), images, once, checkpoint=path)
+    assert not path.exists()
+    with pytest.raises(KeyboardInterrupt):
+        train(before_step(fresh(), 11, press_ctrl_c), images, once, checkpoint=path)
+    assert torch.load(path)["step"] == 10  # it was due
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_accuracy_is_made_of_logits_that_are_not_finite(images, value):
+    model = fresh().train()
+    model.head.bias.data[3] = value
+    with pytest.raises(FloatingPointError, match="not finite"):
+        evaluate(model, images, "cpu")
+    assert model.training
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train(before_step(model, 0, lambda _: pytest.fail("a step was done")), images, RECIPE)
+
+
+def test_evaluation_leaves_every_part_in_its_mode_whatever_happens(images):
+    model = fresh().train()
+    model.blocks[0].eval()  # as one does with what is frozen
+    modes = [part.training for part in model.modules()]
+    evaluate(model, images, "cpu")
+    assert [part.training for part in model.modules()] == modes and len(set(modes)) == 2
+
+    def stop(module, _):
+        assert not module.training
+        raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(model, images, "cpu")
+    assert [part.training for part in model.modules()] == modes
+
+
+def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images, tmp_path):
+    narrow, recipe = {"width": 4}, dataclasses.replace(RECIPE, drop_path=None)
+    for model, words in (
+        (fresh(num_classes=9), ["10 classes", "(100, 9)", "num_classes=10"]),
+        (fresh(num_classes=1000), ["10 classes", "(100, 1000)"]),
+        (fresh(in_chans=3), ["(1, 28, 28)", "3, 28, 28"]),
+        (fresh(img_size=32), ["(1, 28, 28)", "1, 32, 32"]),
+        (create_cnn(0, in_chans=3, **narrow), ["(1, 28, 28)", "3 channels"]),
+        (create_cnn(0, num_classes=3, **narrow), ["10 classes", "(100, 3)"]),
+        (torch.nn.Flatten(), ["10 classes", "(100, 784)"]),
+    ):
+        before_step(model, 0, lambda _: pytest.fail("a step was done"))
+        with pytest.raises(ValueError) as found:
+            train(model, images, recipe, "cpu", tmp_path / "run.pt")
+        assert all(word in str(found.value) for word in ["fashion_mnist_5k", *words]), found.value
+    with pytest.raises(ValueError, match="drop_path"):
+        train(torch.nn.Flatten(), images, RECIPE, "cpu")
+    with pytest.raises(ValueError, match="10 classes"):
+        evaluate(fresh(num_classes=1000), images, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_measure_is_taken_in_evaluation_mode_and_read_back_as_it_was(images, tmp_path):
+    path, recipe = tmp_path / "run.pt", SHORT
+    model = fresh()
+
+    def measured(model, step):
+        model.train(step > 0)  # a measure that forgets the mode
+        return {"a": np.float64(0.5), "b": [np.arange(2), (True, None)], "c": {"d": torch.ones(1, requires_grad=True)}}
+
+    measured.identity = "numbers"
+    first = train(model, images, recipe, checkpoint=path, measure=measured)
+    again = train(fresh(), images, recipe, checkpoint=path, measure=measured)
+    assert first.measured["a"] == again.measured["a"] == {0: 0.5, 2: 0.5} and model.training
+    assert first.measured["b"] == again.measured["b"] and first.measured["b"][2] == [[0, 1], [True, None]]
+    assert torch.equal(again.measured["c"][0]["d"], torch.ones(1))
+    with pytest.raises(ValueError, match="'a' holds a set"):
+        train(fresh(), images, recipe, measure=lambda model, step: {"a": {1}})
+    plain = train(fresh(), images, recipe)
+    assert plain.loss == first.loss
 
 
 def test_mixed_precision_trains(images):
@@ -271,14 +537,33 @@ def test_no_step_needs_double_precision(images):
     assert torch.float32 in seen and torch.uint8 in seen and torch.float64 not in seen
 
 
-def test_bad_recipes_are_named():
-    with pytest.raises(ValueError, match="Unknown precision 'int8'; known: float32, bfloat16"):
-        Recipe(precision="int8")
-    with pytest.raises(ValueError, match="at least one step"):
-        Recipe(steps=0)
-    for options in ({"mixup": -0.1}, {"cutmix": math.inf}, {"erasing": 1.1}, {"erasing": -0.1}, {"mixup": math.nan}):
-        with pytest.raises(ValueError, match="mixup and cutmix must be finite and not negative, and erasing is a prob"):
-            Recipe(**options)
+BAD = {
+    "steps batch_size evaluations": [0, -1, 1.0, 2.5, "3", True, None, math.nan],
+    "warmup_steps crop_padding seed": [-1, 0.1, "3", False, None, math.nan],
+    "lr min_lr weight_decay mixup cutmix": [-0.1, math.nan, math.inf, "1e-3", True, None],
+    "label_smoothing erasing": [-0.1, 1.5, math.nan, "0.1", True, None],
+    "drop_path": [-0.1, 1, 1.5, math.nan, "0.1", False],
+    "flip": [1, "no", None],
+    "precision": ["float16", "int8", None],
+}
+
+
+BAD_SETTINGS = [(name, value) for names, values in BAD.items() for name in names.split() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
+def test_a_setting_that_no_run_can_have_is_named(name, value):
+    with pytest.raises(ValueError, match=f"(?i){name}.*{re.escape(repr(value))}"):
+        Recipe(**{name: value})
+
+
+def test_settings_at_their_limits_are_taken():
+    Recipe(steps=3, warmup_steps=30)  # a run shorter than its warm-up
+    Recipe(lr=0, min_lr=0, weight_decay=0, label_smoothing=1, erasing=1, drop_path=0.99, crop_padding=0, warmup_steps=0)
+    with pytest.raises(ValueError, match="lr, 1e-06, to min_lr, which 1e-05"):
+        Recipe(lr=1e-6)
+    recipe = Recipe(seed=np.int64(3), lr=np.float32(0.5))
+    assert (type(recipe.seed), type(recipe.lr)) == (int, float) and recipe == Recipe(seed=3, lr=0.5)
 
 
 def test_device_auto(monkeypatch):

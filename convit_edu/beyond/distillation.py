@@ -3,14 +3,13 @@
 No distillation token: the student has one head, and both halves of the loss read it. Chapter 11 uses this module.
 """
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Dataset
-from ..train import Run
+from ..evaluation import evaluating, logits_of
+from ..saving import checksum
 
 
 def hard_distillation_loss(
@@ -26,40 +25,26 @@ def hard_distillation_loss(
     return (with_label + F.cross_entropy(logits, said)) / 2
 
 
-def distilled(run_type: type[Run], teacher: nn.Module) -> type[Run]:
-    """A kind of `Run`, for `train(run_type=...)`, whose loss is `hard_distillation_loss` with this teacher.
+class HardDistillation:
+    """`hard_distillation_loss` with this teacher, for `train(loss=...)`; it does not read the recipe's label smoothing.
 
     The teacher sees the very images that the student sees, flipped and cropped alike, in evaluation mode; it is
-    moved to the run's device, and not trained.
+    moved to their device, and not trained.
     """
 
-    class DistilledRun(run_type):
-        def __init__(self, model: nn.Module, data: Dataset, recipe, device: torch.device):
-            super().__init__(model, data, recipe, device)
-            self.teacher = teacher.to(device).eval()
-            self.identity = self.identity | {"teacher": checksum(teacher)}
+    def __init__(self, teacher: nn.Module, label_smoothing: float = 0.0):
+        self.teacher, self.label_smoothing = teacher.eval(), label_smoothing
+        # A checkpoint of the student goes on with the same teacher alone.
+        self.identity = f"hard distillation, smoothing {label_smoothing}, teacher {checksum(teacher)}"
 
-        def loss(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-            with torch.no_grad():
-                said = self.teacher(images)
-            return hard_distillation_loss(logits, targets, said, self.recipe.label_smoothing)
-
-    return DistilledRun
-
-
-def checksum(model: nn.Module) -> str:
-    """16 hexadecimal digits that depend on a model's weights: whose checkpoint goes with which teacher."""
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode() + value.cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    def __call__(self, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        with torch.no_grad():
+            said = self.teacher.to(images.device)(images)  # (B, num_classes)
+        return hard_distillation_loss(logits, targets, said, self.label_smoothing)
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, images: Tensor, data: Dataset, batch_size: int = 500) -> Tensor:
     """The most likely class (B,) of images (B, C, h, w) with bytes as pixels; the model is left in its mode."""
-    training = model.training
-    model.eval()
-    found = [model(data.normalize(batch)).argmax(1) for batch in images.split(batch_size)]
-    model.train(training)
-    return torch.cat(found)
+    with evaluating(model):
+        return torch.cat([logits_of(model, data, batch).argmax(1) for batch in images.split(batch_size)])

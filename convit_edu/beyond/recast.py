@@ -14,10 +14,10 @@ from ..attention import GPSA
 from ..locality import gpsa_layers
 from ..model import Block, ConViT, PatchEmbed
 from ..positions import Grid, kernel_centres
+from .initial_weights import nearest_product
 
 TAPS = 9  # of a 3 x 3 convolution, and heads of the layer that it becomes
 PADDINGS = ("replicate", "zeros")
-LINEAR = ("qk.weight", "qkv.weight", "v.weight", "proj.weight")
 POSITION_ONLY = 1000.0  # lambda at which a gate is exactly 1 in floating point
 
 
@@ -156,9 +156,7 @@ def factors(taps: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"The rank of a tap lies between 1 and {D}, got {rank}.")
     if rank == D:
         return taps, torch.eye(D).to(taps).expand_as(taps)
-    U, S, Vh = torch.linalg.svd(taps)
-    root = S[:, :rank].sqrt()  # (H, d)
-    return U[:, :, :rank] * root[:, None], root[..., None] * Vh[:, :rank]
+    return nearest_product(taps, rank)
 
 
 @torch.no_grad()
@@ -205,23 +203,3 @@ def set_gates(model: ConViT, gate: float) -> None:
     """Put every gate of a model to a value in (0, 1]; from 1, exactly, no gradient ever moves it."""
     for layer in gpsa_layers(model):
         layer.gating_param.fill_(POSITION_ONLY if gate == 1 else math.log(gate / (1 - gate)))
-
-
-def multiply_adds(model: PatchCNN | ConViT) -> int:
-    """Multiplications with addition for one image, forward, without norms, softmax and biases.
-
-    A training step costs about three times as much for each of its images.
-    """
-    D, (G_h, G_w) = model.config["embed_dim"], model.grid
-    N = G_h * G_w
-    total = model.patch_embed.proj.weight.numel() * N + model.head.weight.numel()
-    for block in model.blocks:
-        layer, total = block.attn, total + N * (block.mlp.fc1.weight.numel() + block.mlp.fc2.weight.numel())
-        if isinstance(layer, Convolution):
-            total += N * layer.conv.weight.numel()
-            continue
-        wide = layer.v.out_features if isinstance(layer, GPSA) else D  # H d of the values
-        total += N * sum(p.numel() for name, p in layer.named_parameters() if name in LINEAR) + N * N * (D + wide)
-        if isinstance(layer, GPSA):
-            total += N * (G_h + G_w) * wide  # positional attention by its two factors
-    return total

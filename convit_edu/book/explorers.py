@@ -10,19 +10,33 @@ import base64
 import html
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import resources
 
 import numpy as np
 import torch
 
-from ..lab.packing import as_text, pack, unpack
+from .. import locality
+from ..data import load
+from ..lab import records
+from ..lab.tables import percent
 from ..positions import axis_attention
+from . import networks
 from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
 
 HEADS = (1, 4, 9, 16)
+# What each of nine heads is worth, column by column as heads are numbered: 3 x 3 kernels by name.
+FILTERS = {
+    "edges, up and down": (0.25, 0, -0.25, 0.5, 0, -0.5, 0.25, 0, -0.25),
+    "edges, left and right": (0.25, 0.5, 0.25, 0, 0, 0, -0.25, -0.5, -0.25),
+    "sharpen": (0, -1, 0, -1, 5, -1, 0, -1, 0),
+}
+PICTURE = 8  # a bag
+SCRIPTS = {"network": ("convit.js", "network.js")}  # what a kind needs beside explorers.js
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Explorer:
         parts: its controls and empty grids, HTML.
         words: what the still picture shows, in words.
         still: that picture, SVG.
+        shared: scripts by name with what several pages need alike; the built site puts them into files (`book/_ext`).
     """
 
     kind: str
@@ -43,6 +58,7 @@ class Explorer:
     parts: str
     words: str
     still: str
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"{self.title}. {self.words}"
@@ -62,7 +78,9 @@ class Explorer:
             # In a script: where a notebook is not trusted, its controls are gone with what moves them.
             f'<script type="text/html">{self.parts}</script>\n'
             f'<script type="application/json">{data}</script>\n'
-            f"<script>\n{_source('explorers.js')}</script>\n</div>"
+            + "".join(f'<script data-shared="{name}">{text}</script>\n' for name, text in self.shared.items())
+            + f"<script>\n{_source('explorers.js')}{''.join(map(_source, SCRIPTS.get(self.kind, ())))}"
+            "window.convitExplorers.start();\n</script>\n</div>"
         )
 
 
@@ -96,7 +114,8 @@ def gaussian(strength: float, centre: Sequence[float]) -> tuple[float, float, fl
 def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0), grid: int = 7) -> Explorer:
     """Attention by position: strength, centre, heads, grid and query decide a map and the kernel that it equals.
 
-    The kernel is what the middle patch of a 7 x 7 grid gives to each offset. It opens with one head of this
+    The kernel is what the middle patch of a 7 x 7 grid gives to each offset. Below, heads that are worth a number each
+    act on a picture, beside the 3 x 3 convolution with these numbers. It opens with a head of this
     `strength` (0 to 4, in steps of 0.05) and `centre` (x, y; -3 to 3, halves) on `grid` x `grid` patches (3 to 14);
     ValueError for others.
     """
@@ -110,14 +129,22 @@ def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0),
     query = (grid // 2) * grid + grid // 2
     v_pos = gaussian(strength, centre)
     attention, kernel = positional_attention(v_pos, (grid, grid), query), positional_attention(v_pos, (7, 7), 24)
+    nine = all(offset in (-1, 0, 1) for offset in centre)  # then one of the nine heads stands there
+    head = int(3 * (centre[0] + 1) + centre[1] + 1) if nine else 0
+    fashion = load("fashion_mnist_5k")
+    images = [fashion.test_images[fashion.test_labels == label][0, 0] for label in range(fashion.num_classes)]
     controls = (
         _slider("strength", "Locality strength α", 0, 4, 0.05, strength),
-        _choice("heads", "Heads", {1: "1, placed by hand"} | {number: str(number) for number in HEADS[1:]}),
-        _choice("head", "Head", {h: str(h + 1) for h in range(16)} | {16: "mean of all"}),
+        _choice("heads", "Heads", {1: "1, placed by hand"} | {n: str(n) for n in HEADS[1:]}, 9 if nine else 1),
+        _choice("head", "Head", {h: str(h + 1) for h in range(16)} | {16: "mean of all"}, head),
         _slider("x", "Centre Δx, columns", -3, 3, 0.5, centre[0]),
         _slider("y", "Centre Δy, rows", -3, 3, 0.5, centre[1]),
         _slider("size", "Grid: patches a side", 3, 14, 1, grid),
-    )
+        _choice("filter", "The heads together", {0: "this head alone", 1: "mean"} | dict(enumerate(FILTERS, start=2)),
+                3 if nine else 0),
+        _choice("picture", "Picture", dict(enumerate(fashion.classes)), PICTURE),
+        _tick("common", "one colour scale for both maps"),
+    )  # fmt: skip
     words = (
         f"Two heat maps. One head of locality strength {strength:g}, centred {centre[0]:+g} columns and {centre[1]:+g} "
         f"rows from its query, on {grid} × {grid} patches. The query in the middle gives most to "
@@ -126,111 +153,161 @@ def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0),
     still = maps([("attention of the query", attention.reshape(grid, grid), query),
                    ("kernel, by offset", kernel.reshape(7, 7), 24)], _top(attention, kernel))  # fmt: skip
     grids = _grid("Query patch", "query"), _grid("Attention", "cursor"), _grid("Kernel, by offset", "near")
-    data = {"grid": [grid, grid]}
-    return Explorer("positional", "Explorer: attention by position", data, _parts(controls, grids), words, still)
-
-
-def gate_explorer(picture, content, position, gates, grid: tuple[int, int] | None = None) -> Explorer:
-    """Content, position and their mixture in the GPSA layers of a model, on one picture; the gate is the reader's.
-
-    Args:
-        picture: grey, (h, w), 0 to 255.
-        content: the softmax of the content scores, (L, H, N, N); shown at 8 bits a value.
-        position: `pos_proj.weight` of each layer, (L, H, 3); its attention is computed in the page.
-        gates: sigma(lambda), (L, H): where the slider stands for each head at first.
-        grid: (G_h, G_w) of the N patches; square where None.
-
-    Raises ValueError if the shapes do not fit each other.
-    """
-    content, position, gates = (array(value) for value in (content, position, gates))
-    shape = content.shape
-    if len(shape) != 4 or shape[2] != shape[3] or (position.shape, gates.shape) != ((*shape[:2], 3), shape[:2]):
-        raise ValueError(
-            "The gate explorer needs content (L, H, N, N), position (L, H, 3) and gates (L, H), not "
-            f"{shape}, {position.shape} and {gates.shape}."
-        )
-    grid = _fitting(grid, shape[-1])
-    query = _middle(grid)
-    packed = [pack(layer, 8) for layer in content]
-    seen = unpack(packed[0], shape[-1], 8)[0, query]
-    stood, gate = positional_attention(position[0, 0], grid, query), round(float(gates[0, 0]), 3)
-    mixture = (1 - gate) * seen + gate * stood
-    controls = (
-        _choice("layer", "Layer", {layer: str(layer + 1) for layer in range(shape[0])}),
-        _choice("head", "Head", {head: str(head + 1) for head in range(shape[1])}),
-        _slider("gate", "Gate σ(λ), share of position", 0, 1, 0.001, gate),
-    )
-    words = (
-        f"A picture and three heat maps for the patch in its middle: layer 1, head 1, with the learned gate {gate:g}. "
-        + " ".join(f"{name} gives most to {_largest(values, grid[1])}."
-                   for name, values in (("Content", seen), ("Position", stood), ("The mixture", mixture)))
-    )  # fmt: skip
-    panels = [(name, values.reshape(grid), query)
-              for name, values in (("content", seen), ("position", stood), ("mixture", mixture))]  # fmt: skip
-    still = maps(panels, _top(seen, stood), picture)
-    grids = [_grid("Query patch", "query", picture)]
-    grids += [_grid(name, "cursor") for name in ("Content", "Position", "Mixture")]
     data = {
-        "grid": list(grid), "bits": 8, "content": [as_text(layer) for layer in packed],
-        "position": position.round(9).tolist(), "gates": gates.round(3).tolist(),
+        "grid": [grid, grid], "size": list(images[0].shape), "filters": [None, None, *FILTERS.values()],
+        "pixels": base64.b64encode(torch.stack(images).numpy().tobytes()).decode(),
     }  # fmt: skip
-    return Explorer("gate", "Explorer: content, position and the gate", data, _parts(controls, grids), words, still)
+    shots = ("Picture, each pixel a token", "What the heads make of it", "The 3 × 3 convolution")
+    panels = "".join(f'<div class="panel shot"><span>{shot}</span><canvas></canvas></div>' for shot in shots)
+    table = f'<table class="kernel"><caption>3 × 3 kernel of the heads</caption>{"<tr><td><td><td></tr>" * 3}</table>'
+    parts = _parts(controls, grids) + f'<div class="panels">{panels}{table}</div><p class="compared"></p>'
+    return Explorer("positional", "Explorer: attention by position", data, parts, words, still)
 
 
-def trained_explorer(
-    picture, models: Mapping[str, Mapping[int, Sequence]], grid: tuple[int, int] | None = None
+FORMS = {  # of the explorer of networks, with their titles
+    "whole": "Explorer: ConViT and DeiT, computed in this page",
+    "layer": "Explorer: one layer of a trained ConViT",
+    "small": "Move the gates of a trained ConViT",
+}
+
+
+def network_explorer(
+    form: str = "whole",
+    picture: int = 0,
+    layer: int = 0,
+    head: int = 0,
+    query: tuple[int, int] = (3, 3),
+    scope: int = 0,
 ) -> Explorer:
-    """Recorded attention of trained models on one picture: model, training step, layer, head and query to choose.
+    """The shipped ConViT and its DeiT, computed in the page: what they attend to and what they answer.
 
-    Args:
-        picture: grey, (h, w), 0 to 255.
-        models: by name and by number of training steps done, a list of layers, each (H, N, N) with a query a row; N is
-            the number of patches, and one more, in front, where there is a class token. Shown at 4 bits a value.
-        grid: (G_h, G_w) of the patches; square where None.
+    The reader chooses or draws a picture and moves the query, gates, absolute positions and patches. `form` is "whole",
+    with both networks, accuracy and the moments of training; "layer", one layer of the ConViT; or "small", one head and
+    a wide slider for the gates. It opens with that `picture` of `networks.pictures`, that `layer` and `head`, both from
+    0, the `query` (row, column), and the slider moving a head (0), a layer (1) or all gates (2).
 
-    Raises ValueError if the models differ in steps or in the number of layers, or if a layer does not fit the grid.
+    The weights travel with the output, 200 kB a network; the moments of training, 2 MB, only where somebody watches
+    (see `train.progress_shown`): the built site has them in a file. ValueError for what there is not.
     """
-    layers = {name: {step: list(map(array, found)) for step, found in steps.items()} for name, steps in models.items()}
-    extents = {(tuple(steps), len(found)) for steps in layers.values() for found in steps.values()}
-    if len(extents) != 1:
-        raise ValueError("The models of one explorer need the same training steps and the same number of layers.")
-    ((steps, depth),) = extents
-    fewest = min(a.shape[-1] for by_step in layers.values() for a in by_step[steps[0]])
-    grid = _fitting(grid, fewest if grid is None else grid[0] * grid[1])
-    patches, data = grid[0] * grid[1], []
-    for name, by_step in layers.items():
-        heads, tokens = by_step[steps[0]][0].shape[0], [a.shape[-1] for a in by_step[steps[0]]]
-        for found in by_step.values():
-            shapes = [a.shape for a in found]
-            if shapes != [(heads, n, n) for n in tokens] or not set(tokens) <= {patches, patches + 1}:
-                raise ValueError(
-                    f"The attention of {name} must be (H, N, N) in every layer, H the same and N being {patches} or "
-                    f"{patches + 1}, not {', '.join(map(str, shapes))}."
-                )
-        texts = [[as_text(pack(a)) for a in found] for found in by_step.values()]
-        data.append({"name": name, "heads": heads, "tokens": tokens, "maps": texts})
-    most, query = max(model["heads"] for model in data), _middle(grid)
-    controls = (
-        _choice("model", "Model", dict(enumerate(layers))),
-        _choice("step", "Training", {k: f"after {step} steps" for k, step in enumerate(steps)}, len(steps) - 1),
-        _choice("layer", "Layer", {layer: str(layer + 1) for layer in range(depth)}),
-        _choice("head", "Head", {head: str(head + 1) for head in range(most)} | {most: "mean of all"}),
-        _choice("query", "The query is", {0: "a patch", 1: "the class token"}),
-    )
-    panels = []
-    for name, by_step in layers.items():
-        for step, found in by_step.items():
-            row = unpack(pack(found[0]), found[0].shape[-1])[0, query - patches][-patches:]
-            panels.append((f"{name}, {step} steps", row.reshape(grid), query))
+    arms = {"convit": "ConViT", "deit": "DeiT"} if form == "whole" else {"convit": "ConViT"}
+    models = {name: networks.rounded(records.checkpoint(name)) for name in arms}
+    (rows, columns), data = models["convit"].grid, load("fashion_mnist_5k")
+    shown = networks.pictures(data)
+    L, H = len(locality.gpsa_layers(models["convit"])), models["convit"].config["num_heads"]
+    depth = len(models["convit"].blocks) if form == "whole" else L
+    inside = picture in range(len(shown["labels"])) and layer in range(depth) and head in range(H) and scope in range(3)
+    if form not in FORMS or not inside or query[0] not in range(rows) or query[1] not in range(columns):
+        raise ValueError(
+            f"A network explorer is one of {', '.join(FORMS)}, with a picture below {len(shown['labels'])}, one of "
+            f"{depth} layers, {H} heads and {rows} x {columns} patches, and scope 0 to 2, not "
+            f"{form}, {picture}, {layer}, {head}, {query} and {scope}."
+        )
+    place = query[0] * columns + query[1]
+    steps = [*records.moments("convit"), records.steps("convit")] if form == "whole" else []
+    number = shown["numbers"][picture]
+    image = data.test_images[number, 0].numpy()  # (h, w)
+    x, rows_of = data.normalize(data.test_images[number][None]), {}
+    for name, model in models.items():
+        for kind, gate in (("mixture", None), ("content", 0), ("position", 1)) if name == "convit" else (("", None),):
+            weights = _of_layer(model, x, layer, gate)[head]  # (N, N)
+            rows_of[kind or "DeiT"] = weights[place - rows * columns, -rows * columns :].double().numpy()
+    with torch.no_grad():
+        answers = {arms[name]: data.classes[model(x).argmax()] for name, model in models.items()}
+    says = ", ".join(f"{name} says {answer}" for name, answer in answers.items())
     words = (
-        f"A picture and, for the patch in its middle, heat maps of head 1 of the first layer of {' and '.join(layers)} "
-        f"after {', '.join(map(str, steps))} training steps. "
-        + " ".join(f"{name}: most at {_largest(values.ravel(), grid[1])}." for name, values, _ in panels)
+        f"A picture, a {data.classes[shown['labels'][picture]]}, and heat maps for its patch in row {query[0] + 1}, "
+        f"column {query[1] + 1}, in layer {layer + 1}, head {head + 1} of a trained network. "
+        + " ".join(f"{kind} gives most to {_largest(values, columns)}." for kind, values in rows_of.items())
+        + f" The trained {says}."
     )
-    still = maps(panels, _top(*(values for _, values, _ in panels)), picture)
-    grids = _grid("Query patch", "query", picture), _grid("Attention", "cursor")
-    whole = {"grid": list(grid), "bits": 4, "models": data}
-    return Explorer("trained", "Explorer: what trained models attend to", whole, _parts(controls, grids), words, still)
+    order = [kind for kind in ("position", "content", "mixture", "DeiT") if kind in rows_of]
+    panels = [(kind, rows_of[kind].reshape(rows, columns), place) for kind in order]
+    still = maps(panels, _top(*rows_of.values()), image)
+    told = {
+        "form": form, "networks": list(arms), "names": arms, "picture": picture, "layer": layer, "head": head,
+        "query": place, "cursor": place + 1 if query[1] + 1 < columns else place - 1, "scope": scope, "steps": steps,
+        "maps": {"whole": ["position", "content", "mixed", "other"], "layer": ["position", "content", "mixed"],
+                 "small": ["mixed"]}[form],
+    }  # fmt: skip
+    scripts = {name: networks.packed(model) for name, model in models.items()} | {"pictures": shown}
+    if form == "whole" and os.environ.get("CONVIT_EDU_PROGRESS") != "0":
+        scripts["moments"] = networks.moments()
+    parts = _small_parts(told) if form == "small" else _network_parts(told, shown, depth, H)
+    scripts = {name: networks.script(name, value) for name, value in scripts.items()}
+    return Explorer("network", FORMS[form], told, parts, words, still, scripts)
+
+
+@torch.no_grad()
+def _of_layer(model, x: torch.Tensor, layer: int, gate: float | None) -> torch.Tensor:
+    """The attention (H, N, N) of a layer on its true input; its own gates at `gate`, or as learned where None."""
+    model(x, trace := {})
+    plain = layer >= len(locality.gpsa_layers(model))
+    with nullcontext() if gate is None or plain else locality.gates_at(model, {layer: gate}):
+        return model.attention_weights(trace, layer)[0]
+
+
+def _network_grids(told: Mapping) -> str:
+    """The grids of a form: the query's, and a map of each kind that it shows."""
+    names = {"position": "By position", "content": "By content", "mixed": "Mixed", "other": "DeiT, same layer and head"}
+    return _grid("Query patch", "query") + "".join(_grid(names[kind], "cursor") for kind in told["maps"])
+
+
+def _small_parts(told: Mapping) -> str:
+    wide = (
+        f'<label class="wide"><span class="ends"><span>neighbours only</span><span>content only</span></span>'
+        f'<input {OURS} type="range" name="wide" aria-label="Gates, from neighbours only to content only" min="0" '
+        'max="1" step="0.01" value="0.5"></label>'
+    )
+    return (
+        f'<div class="panels">{_network_grids(told)}</div>\n{wide}\n'
+        f'<p class="row"><button type="button" name="trained" {OURS}>as trained</button></p>\n{READING}'
+    )
+
+
+def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str:
+    """Controls, grids and texts of the explorer of networks; `static/network.js` fills them."""
+    form, steps, grids = told["form"], told["steps"], _network_grids(told)
+    classes = [shown["classes"][label] for label in shown["labels"][: shown["shown"]]]
+    gallery = "".join(
+        f'<label><input {OURS} type="radio" name="picture" value="{k}" aria-label="{html.escape(name)} {k // 10 + 1}"'
+        f'{" checked" * (k == told["picture"])}><canvas></canvas></label>' for k, name in enumerate(classes)
+    )  # fmt: skip
+    gallery += f'<label><input {OURS} type="radio" name="picture" value="-1"><span>draw</span></label>'
+    pad = (
+        f'<div class="pad" hidden><canvas tabindex="0" {OURS} role="application" aria-label="Draw: arrow keys move the '
+        f'pen, the space bar makes a dot"></canvas><p class="row">'
+        f'<button type="button" name="clear" {OURS}>clear</button> <button type="button" name="copy" {OURS}>'
+        f'take the last picture</button></p>{_tick("eraser", "erase")}</div>'
+    )
+    controls = [
+        _choice("layer", "Layer", {n: str(n + 1) for n in range(depth)}, told["layer"]),
+        _choice("head", "Head", {n: str(n + 1) for n in range(heads)}, told["head"]),
+        _choice("scope", "The gate of", {0: "this head", 1: "this layer", 2: "all layers"}, told["scope"]),
+        _slider("gate", "Gate, share of position", 0, 1, 0.01, 0.5),
+        f'<span class="row"><button type="button" name="trained" {OURS}>gates as trained</button></span>',
+    ]
+    boards = _board("Every head of this layer: by position, by content, mixed", 0)
+    more = answers = ""
+    if form == "whole":
+        controls += [
+            _slider("step", "Training", 0, len(steps) - 1, 1, len(steps) - 1),
+            _choice("asks", "The query is", {0: "a patch", 1: "the class token"}),
+            _choice("which", "Small maps", {0: "by position", 1: "by content", 2: "mixed"}, 2),
+            _slider("x", "Patches shifted, columns", -3, 3, 1, 0),
+            _slider("y", "Patches shifted, rows", -3, 3, 1, 0),
+            _choice("shuffle", "Patches", {0: "in order", 1: "shuffled", 2: "shuffled anew", 3: "and anew"}),
+            _tick("zero", "absolute positions set to zero"),
+        ]
+        arms = enumerate(told["names"].values())
+        boards = "".join(_board(f"Every head of {name}, a row a layer", n) for n, name in arms)
+        answers = '<table class="answers"></table><p class="score" aria-live="polite"></p>'
+        more = '<span hidden data-moments=""></span><p class="later"></p>'
+    controls.append(_tick("common", "one colour scale for all maps"))
+    return (
+        f'<fieldset class="gallery"><legend>Picture</legend>{gallery}</fieldset>{pad}\n'
+        f'<div class="controls">{"".join(controls)}</div>{more}\n<div class="panels">{grids}</div>\n{BAR}\n'
+        f'<div class="boards">{boards}</div>\n<p class="saying"></p>{answers}\n{HOW}\n<p class="summary"></p>{READING}'
+    )
 
 
 def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mapping[str, Sequence]]]) -> Explorer:
@@ -253,6 +330,8 @@ def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mappi
                 f"Cell {key} needs the lines {', '.join(sorted(wanted))}, each with a mean and half an interval for "
                 f"every evaluation, ({number}, 2), not { {name: line.shape for name, line in lines.items()} }."
             )
+        if not all(np.isfinite(line[:, 0]).all() for line in lines.values()):
+            raise ValueError(f"A line of cell {key} holds a mean that is no number; only an interval may be missing.")
     ranges = _span(arrays, LINES), _span(arrays, ["gap"])  # the same for all cells
     shares = sorted({fraction for _, fraction in arrays})
     budgets = list(dict.fromkeys(steps for steps, _ in arrays))
@@ -272,7 +351,7 @@ def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mappi
     )  # fmt: skip
     controls = (
         _choice("steps", "Training steps", {steps: f"{steps:,}" for steps in budgets}, budgets[-1]),
-        _choice("share", "Training images", {k: _percent(fraction) for k, fraction in enumerate(shares)}),
+        _choice("share", "Training images", {k: percent(fraction) for k, fraction in enumerate(shares)}),
         _slider("when", "Evaluation", 1, number, 1, number),
     )
     chosen = f'<div class="charts">{drawn}<i class="line"></i></div>'
@@ -317,12 +396,8 @@ def _span(cells: Mapping, names: Sequence[str]) -> tuple[int, int]:
     return 10 * math.floor((mean - half).min() / 10), 10 * math.ceil((mean + half).max() / 10)
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
-
-
 def _over(steps: int, fraction: float) -> str:
-    return f"{steps:,} steps, {_percent(fraction)} of the images"
+    return f"{steps:,} steps, {percent(fraction)} of the images"
 
 
 def _said(step: int, steps: int, fraction: float, values: Mapping[str, Sequence[float]]) -> str:
@@ -362,11 +437,23 @@ def _grid(title: str, moves: str, picture=None) -> str:
     return f'<div class="panel"><span>{title}</span><div {label}{ground}></div></div>'
 
 
+def _tick(name: str, label: str) -> str:
+    return f'<label class="tick"><input {OURS} type="checkbox" name="{name}"><span>{label}</span></label>'
+
+
+def _board(title: str, network: int) -> str:
+    """An empty grid of small maps, a head each."""
+    grid = f'<div role="grid" aria-label="{title}" data-board="{network}"></div>'
+    return f'<div class="board"><span>{title}</span>{grid}</div>'
+
+
+_STRIP = f"linear-gradient(90deg,#{',#'.join(VIRIDIS)})"
+BAR = f'<p class="bar">0 <i style="background:{_STRIP}"></i> <span class="largest"></span></p>'
+HOW = "<p>The first grid chooses the query, the others are read: click, touch, or use the arrow keys.</p>"
+
+
 def _parts(controls: Sequence[str], grids: Sequence[str]) -> str:
-    strip = f"linear-gradient(90deg,#{',#'.join(VIRIDIS)})"
     return (
-        f'<div class="controls">{"".join(controls)}</div>\n<div class="panels">{"".join(grids)}</div>\n'
-        f'<p class="bar">0 <i style="background:{strip}"></i> <span class="largest"></span></p>\n'
-        "<p>The first grid chooses the query, the others are read: click, touch, or use the arrow keys.</p>\n"
+        f'<div class="controls">{"".join(controls)}</div>\n<div class="panels">{"".join(grids)}</div>\n{BAR}\n{HOW}\n'
         f'<p class="summary"></p>{READING}'
     )

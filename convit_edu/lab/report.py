@@ -1,203 +1,21 @@
-"""From recorded runs to means, intervals, tables and verdicts. Chapters 08 to 12 show what this module returns.
+"""From recorded runs to tables and verdicts: what the chapters show, and what the command line prints."""
 
-An interval is Student's, 95 %, over seeds; a comparison is the mean of differences paired by seed. Both speak of
-seeds and subsets, not of the choice of test images.
-"""
-
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from . import records
-from .experiments import NAMES, Grid, scores
+from .claims import speeds, timed, verdicts
+from .experiments import NAMES, Grid, closest, scores
+from .results import Estimate, Missing, Results, compare, estimate, paired, student_t, unasked
 from .scales import SCALES
+from .tables import Table, percent
 
-# --- statistics
-
-
-def student_t(freedom: int, confidence: float = 0.95) -> float:
-    """The two-sided quantile of Student's t for so many degrees of freedom, e.g. 2.776 for 4."""
-    if freedom < 1 or not 0 < confidence < 1:
-        raise ValueError(f"student_t needs at least one degree of freedom and a confidence in (0, 1), got {freedom}.")
-
-    def inside(t: float) -> float:  # P(|T| < t): a finite sum for whole degrees of freedom
-        angle = math.atan(t / math.sqrt(freedom))
-        odd = freedom % 2
-        term = total = math.cos(angle) if odd else 1.0
-        for k in range(3 if odd else 2, freedom - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        if odd:
-            return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0))
-        return math.sin(angle) * total
-
-    low, high = 0.0, 1e9
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
-    return (low + high) / 2
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval, mean ± half; `half` is NaN for one seed."""
-
-    mean: float
-    half: float
-    n: int
-
-    @property
-    def low(self) -> float:
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half
-
-    def __str__(self) -> str:
-        return self.shown()
-
-    @property
-    def signed(self) -> str:
-        return self.shown(sign="+")
-
-    def shown(self, digits: int = 1, sign: str = "") -> str:
-        """Mean and, for two seeds or more, half the interval. `sign="+"` writes the sign of a mean above 0."""
-        return f"{self.mean:{sign}.{digits}f}" + (f" ± {self.half:.{digits}f}" if self.n > 1 else "")
-
-
-class Missing(ValueError):
-    """What was asked for is not recorded, or not yet."""
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and 95 % interval of independent values. `Missing` for none."""
-    values = list(values)
-    if not values:
-        raise Missing("An estimate needs at least one value.")
-    n = len(values)
-    half = student_t(n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(mean(values), half, n)
-
-
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    """a - b for every seed that both have."""
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
-
-
-def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
-    """The mean of a - b paired by seed, with its interval."""
-    return estimate(paired(a, b).values())
-
-
-# --- records
-
-
-class Results:
-    """The runs of one experiment at one scale, to ask for numbers by label.
-
-    `folder` is a folder of records; the shipped one where None.
-    """
-
-    def __init__(self, name: str, scale: str = "laptop", folder: str | Path | None = None):
-        if name not in NAMES or scale not in SCALES:
-            known = f"{', '.join(NAMES)}; scales: {', '.join(SCALES)}"
-            raise ValueError(f"Unknown experiment or scale: {name}, {scale}. Known experiments: {known}.")
-        self.name, self.scale = name, SCALES[scale]
-        runs = records.read(records.path_of(folder or records.shipped(), scale, name))
-        self.runs = [run for run in runs if "result" in run]
-        self.failed = [run for run in runs if "error" in run]
-
-    def __bool__(self) -> bool:
-        return bool(self.runs)
-
-    @property
-    def labels(self) -> list[dict]:
-        """The labels, in the order of the grid."""
-        return list({json.dumps(run["label"]): run["label"] for run in self.runs}.values())
-
-    def select(self, **label) -> dict[int, dict]:
-        """The runs with this label or, where no label is just this, with these entries in it; by seed.
-
-        `Missing` if there is none, ValueError if there is more than one for a seed.
-        """
-        found = [run for run in self.runs if run["label"] == label] or [
-            run for run in self.runs if all(run["label"].get(key) == value for key, value in label.items())
-        ]
-        where = f"of {self.name} at scale {self.scale.name} with {label}"
-        if not found:
-            raise Missing(f"No run {where}.")
-        by_seed = {run["seed"]: run for run in found}
-        if len(by_seed) < len(found):
-            raise ValueError(f"More than one run a seed {where}.")
-        return dict(sorted(by_seed.items()))
-
-    def accuracy(self, after: float = 1.0, **label) -> dict[int, float]:
-        """Test accuracy in per cent by seed, after a share of the training: the evaluation nearest to it."""
-        answer = {}
-        for seed, run in self.select(**label).items():
-            by_step = {int(step): value for step, value in run["history"]["accuracy"].items()}
-            answer[seed] = by_step[min(by_step, key=lambda step: abs(step - after * max(by_step)))]
-        return answer
-
-    def curve(self, **label) -> tuple[list[int], list[list[float]]]:
-        """Steps, and test accuracy in per cent at each: a row a seed."""
-        runs = self.select(**label).values()
-        steps = sorted({int(step) for run in runs for step in run["history"]["accuracy"]})
-        return steps, [[run["history"]["accuracy"][str(step)] for step in steps] for run in runs]
-
-    def measured(self, what: str, after: float = 1.0, **label) -> dict[int, list]:
-        """"nonlocality", "class_mass" or "gates" by seed, as lists (L, H), after a share of the training."""
-        answer = {}
-        for seed, run in self.select(**label).items():
-            by_step = {int(step): value for step, value in run["history"][what].items()}
-            answer[seed] = by_step[min(by_step, key=lambda step: abs(step - after * max(by_step)))]
-        return answer
-
-    def outcome(self, what: str, **label) -> dict[int, dict]:
-        """An entry of `result` by seed: "parameters", "masking" or "metric"."""
-        return {seed: run["result"][what] for seed, run in self.select(**label).items()}
-
-    def gained(self, **label) -> float:
-        """Points of test accuracy gained in the last quarter of training, the mean over seeds."""
-        return mean(paired(self.accuracy(**label), self.accuracy(after=0.75, **label)).values())
-
+# What a chapter asks for by report.NAME, wherever it is made.
+__all__ = ["Estimate", "Missing", "Results", "Table", "compare", "estimate", "paired", "percent", "speeds", "student_t",
+           "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "tables", "text"]
 
 # --- tables
-
-
-@dataclass(frozen=True)
-class Table:
-    """A small table of text: prints as plain text, and shows as Markdown in a notebook.
-
-    The last cell of a row with fewer cells than columns may reach over the columns that it leaves out.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def __str__(self) -> str:
-        lines = [[cell.replace("**", "") for cell in line] for line in (self.columns, *self.rows)]
-        widths = [max(len(line[k]) for line in lines if len(line) > min(k + 1, len(self.columns) - 1))
-                  for k in range(len(self.columns))]  # fmt: skip
-        text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
-        return "\n".join([self.title, *("  " + line for line in text)])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_markdown_(self) -> str:
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        full = [[*line, *[""] * (len(self.columns) - len(line))] for line in lines]
-        return "\n".join("| " + " | ".join(line) + " |" for line in full)
-
-
-def percent(fraction: float) -> str:
-    return f"{100 * fraction:g} %"
 
 
 def wording(label: dict) -> list[str]:
@@ -323,30 +141,6 @@ def metrics(results: Results) -> Table:
     )  # fmt: skip
 
 
-def speeds(folder: str | Path | None = None) -> Table:
-    """A view of the benchmarks' records: training time of a whole model over that of a DeiT of equal size.
-
-    Its last row is the verdict on claim C15. Times have no seeds; the benchmarks' records have their quartiles.
-    """
-    rows = []
-    for path in sorted((Path(folder or records.shipped()) / "benchmarks").glob("model-*.json")):
-        for row in json.loads(path.read_text(encoding="utf-8"))["rows"]:
-            if row["mode"] == "training" and row["row"] in ("convit", "timm_convit") and "time_over" in row:
-                whose = "ours" if row["row"] == "convit" else "timm's"
-                rows.append([row["device"], row["precision"], row["model"], whose, f"{row['images_per_second']:.1f}",
-                             f"{row['time_over']['deit']:.2f}"])  # fmt: skip
-    if ours := [float(row[-1]) for row in rows if row[3] == "ours"]:
-        verdict = speed_verdict(ours)
-        rows.append(["C15", f"the paper's ConViT trains at about half DeiT's speed, and it need not: **{verdict}**"])
-    title = "speed: one training step, ConViT against DeiT"
-    return Table(title, ["device", "precision", "model", "GPSA", "images/s", "time / DeiT's"], rows)
-
-
-def speed_verdict(times: Iterable[float]) -> str:
-    """C15, that GPSA need not cost the paper's factor of two: holds if no model takes twice its DeiT's time."""
-    return "holds" if max(times) < 2 else "contradicted"
-
-
 TABLES = {
     "search": (searched,), "sample_efficiency": (accuracies, gaps), "dynamics": (accuracies, depth_profile),
     "masking": (masks,), "metric": (metrics,), "cutmix": (accuracies, depth_profile), "checkpoints": (accuracies,),
@@ -362,23 +156,28 @@ def tables(results: Results) -> list[Table]:
 # --- what the command line prints
 
 
-def _present(scale: str, folder: Path) -> list[str]:
-    return [name for name in NAMES if records.path_of(folder, scale, name).is_file()]
-
-
 def listing(out: Path) -> str:
-    """What experiments there are, and how many runs are recorded at each scale: shipped, and in `out`."""
+    """What experiments there are: how many runs are recorded, shipped and in `out`, and how long they took."""
     rows = []
     for name in NAMES:
         told = (getattr(Grid, name).__doc__ or "").split("\n")[0]
-        counts = []
+        counts, hours = [], 0.0
         for folder in (records.shipped(), out):
-            found = {scale: len(Results(name, scale, folder).runs) for scale in SCALES}
-            counts.append(", ".join(f"{scale} {number}" for scale, number in found.items() if number) or "-")
-        rows.append([name, *counts, told])
-    measured = sum(len(row) > 2 for row in speeds().rows)
-    rows.append(["speed", f"{measured} rows", "-", "A view of the benchmarks' records: make bench."])
-    return str(Table("Experiments, and runs recorded", ["name", "shipped", str(out), "what"], rows))
+            found = {scale: Results(name, scale, folder).runs for scale in SCALES}
+            counts.append(", ".join(f"{scale} {len(runs)}" for scale, runs in found.items() if runs) or "-")
+            hours = hours or sum(run["meta"]["seconds"] for runs in found.values() for run in runs) / 3600
+        rows.append([name, *counts, f"{hours:.1f}", told])
+    measured = len(timed())
+    rows.append(["speed", f"{measured} rows", "-", "-", "A view of the benchmarks' records: make bench."])
+    table = Table("Experiments, and runs recorded", ["name", "shipped", str(out), "hours on one core", "what"], rows)
+    return "\n".join([str(table), "Repeat one by: convit-edu run NAME", *_told(out)])
+
+
+def _told(out: Path) -> list[str]:
+    """What is to be said of the runs that no experiment asks for."""
+    return [f"{len(more)} run(s) in {folder} belong to no experiment as it is now; they are kept, e.g. "
+            f"{records.path_of(folder, more[0])}"
+            for folder in (records.shipped(), out) if (more := unasked(folder))]  # fmt: skip
 
 
 def text(names: Sequence[str], scale: str | None, out: Path) -> str:
@@ -387,29 +186,28 @@ def text(names: Sequence[str], scale: str | None, out: Path) -> str:
     Raises:
         ValueError: an unknown experiment or scale, a record that cannot be read, or nothing recorded at all.
     """
-    from .claims import verdicts
-
-    unknown = [name for name in names if name not in (*NAMES, "speed")]
-    if unknown or (scale and scale not in SCALES):
-        what = f"experiment {unknown[0]!r}" if unknown else f"scale {scale!r}"
-        raise ValueError(f"Unknown {what}; known: {', '.join((*NAMES, 'speed'))}; scales: {', '.join(SCALES)}.")
-    wanted = list(names) or [*NAMES, "speed"]
+    for name, known, what in (*((name, (*NAMES, "speed"), "experiment") for name in names), (scale, SCALES, "scale")):
+        if name and name not in known:
+            raise ValueError(f"Unknown {what} {name!r}{closest(name, known)}; known: {', '.join(known)}.")
+    wanted = [name for name in NAMES if not names or name in names]
+    scales = [scale] if scale else list(SCALES)
     parts = []
     for whose, folder in (("Shipped with the package", records.shipped()), (f"Your own, in {out}", out)):
-        for each in [scale] if scale else SCALES:
-            found = [Results(name, each, folder) for name in _present(each, folder) if name in wanted]
+        for each in scales:
+            found = [Results(name, each, folder) for name in wanted]
             shown = [str(table) for results in found if results for table in tables(results)]
             shown += [f"{results.name}: {len(results.failed)} failed run(s): {results.failed[0]['error']}"
                       for results in found if results.failed]  # fmt: skip
             if shown:
                 card = verdicts([results.name for results in found], each, folder)
                 parts += [f"== {whose}, scale {each} ==", *shown, *([str(card)] if card.rows else [])]
-    for each in [scale] if scale else SCALES:
-        pairs = [(Results(name, each), Results(name, each, out)) for name in _present(each, out) if name in wanted]
+    for each in scales:
+        pairs = [(Results(name, each), Results(name, each, out)) for name in wanted]
         shown = [str(beside(*pair)) for pair in pairs if all(pair)]
         parts += [f"== Yours beside the shipped, scale {each} ==", *shown] if shown else []
-    if "speed" in wanted and (table := speeds()).rows:
+    if (not names or "speed" in names) and (table := speeds()).rows:
         parts.append(str(table))
     if not parts:
-        raise ValueError(f"Nothing is recorded of {', '.join(wanted)}; run it first: python -m convit_edu run NAME")
-    return "\n\n".join(parts)
+        what = ", ".join(names) or "any experiment"
+        raise ValueError(f"Nothing is recorded of {what}; run it first: convit-edu run NAME")
+    return "\n\n".join(parts + _told(out))

@@ -1,13 +1,8 @@
 """One recorded run: build, train, measure; and the process that it runs in. `campaign` starts many of them."""
 
 import copy
-import json
-import multiprocessing
-import os
 import platform
-import signal
 import subprocess
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,53 +10,39 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import data
-from ..beyond.distillation import distilled, predictions
+from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
 from ..beyond.single_softmax import PSAConViT
-from ..locality import attention_on, forced_gates, gates, gpsa_layers, masked_positions, nonlocality
+from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
-from ..train import Recipe, Run, evaluate, pick_device, train
+from ..train import evaluate, pick_device, train
 from . import records
-from .experiments import build
-from .packing import pack
+from .run_config import RunConfig
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
-PICTURE = 0  # the test image, an ankle boot, whose attention is kept beside a checkpoint
+MOMENTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the steps after which the weights are kept beside a checkpoint
 
 
-class ProbedRun(Run):
-    """A run that measures non-locality and gates at the start and at every evaluation."""
+class Probe:
+    """What a probed run measures, for `train(measure=...)`: non-locality and gates.
 
-    def __init__(self, *args):
-        super().__init__(*args)
-        self.probe_images = probe_images(self.data)
-        self.measure()
+    Given the number of `steps`, it keeps the weights too, in float16, at `MOMENTS` (see `records.moments`).
+    """
 
-    def evaluate(self) -> None:
-        super().evaluate()
-        self.measure()
+    def __init__(self, images: data.Dataset, steps: int | None = None):
+        self.images, self.kept = images, {round(share * steps) for share in MOMENTS} if steps else set()
+        self.identity = "non-locality and gates" + (", weights" if self.kept else "")
 
-    def measure(self) -> None:
-        found = nonlocality(self.model, self.probe_images)
-        for name, value in (
-            ("nonlocality", found.distance), ("class_mass", found.class_mass), ("gates", gates(self.model)),
-        ):  # fmt: skip
-            self.history.measured.setdefault(name, {})[self.step] = rounded(value)
-
-
-class WatchedRun(ProbedRun):
-    """A probed run that keeps its attention on one picture too: at the start, in the middle and at the end."""
-
-    def measure(self) -> None:
-        super().measure()
-        if self.step in (0, self.recipe.steps // 2, self.recipe.steps):
-            image = self.data.normalize(self.data.test_images[PICTURE : PICTURE + 1])  # (1, C, h, w)
-            found = [torch.from_numpy(pack(weights[0].cpu())) for weights in attention_on(self.model, image)]
-            self.history.measured.setdefault("attention", {})[self.step] = found
+    def __call__(self, model: ConViT, step: int) -> dict:
+        found = nonlocality(model, probe_images(self.images))
+        measured = {"nonlocality": found.distance, "class_mass": found.class_mass, "gates": gates(model)}
+        measured = {name: rounded(value) for name, value in measured.items()}
+        if step in self.kept:
+            measured["weights"] = records.half(model)
+        return measured
 
 
 def probe_images(images: data.Dataset) -> Tensor:
@@ -94,25 +75,25 @@ def dataset(name: str, root: str | None) -> data.Dataset:
     return data.load(name, root)
 
 
-def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
+def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
     """Train and measure one run: {"result", "history", "meta"} and, where asked for, bytes to keep beside it."""
     images = images_of(config, seed, root)
     model, before, earlier = starting_model(config, seed, device, root)
-    recipe = Recipe(**config["recipe"], seed=seed)
-    probed = config.get("probe", False)
-    run_type = (WatchedRun if "save" in config else ProbedRun) if probed else Run
-    if "teacher" in config:
-        teacher, seconds = model_before(config["teacher"], seed, device, root)
-        run_type, earlier = distilled(run_type, teacher), earlier + seconds
+    recipe, loss, measure = replace(config.recipe, seed=seed), None, None
+    on_device = images.to(pick_device(device))
+    if config.probe:
+        measure = Probe(on_device, recipe.steps if config.save else None)
+    if config.teacher:
+        teacher, seconds = model_before(config.teacher, seed, device, root)
+        loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
     compiled = device.startswith("cuda")
-    history = train(model, images, recipe, device, checkpoint, run_type=run_type, compile=compiled)
-    attention = history.measured.pop("attention", {})  # bytes: in a file of its own
+    history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
+    moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
-    if "teacher" in config:
-        result["teacher"] = advice(model, teacher, images.to(pick_device(device)))
-    if probed:
-        on_device = images.to(pick_device(device))
+    if config.teacher:
+        result["teacher"] = advice(model, teacher, on_device)
+    if config.probe:
         result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
     stretch = max(1, len(history.loss) // LOSS_POINTS)
     losses = [history.loss[start : start + stretch] for start in range(0, len(history.loss), stretch)]
@@ -124,50 +105,49 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
         },
         "meta": metadata(device, images, earlier + history.seconds),
     }  # fmt: skip
-    if "save" in config:
-        run_id = records.identity(config, seed)
+    if config.save:
+        run_id = config.identity(seed)
         answer["weights"] = records.checkpoint_bytes(model, run_id)
-        answer["attention"] = records.attention_bytes(attention, PICTURE, run_id)
+        answer["moments"] = records.moments_bytes(model, moments, run_id)
     return answer
 
 
-def images_of(config: dict, seed: int, root: str | None) -> data.Dataset:
+def images_of(config: RunConfig, seed: int, root: str | None) -> data.Dataset:
     """The images that a configuration trains and tests on."""
-    images = dataset(config["data"], root)
-    if config.get("held_out"):
+    images = dataset(config.data, root)
+    if config.held_out:
         images = images.held_out()  # the same tenth for every seed and arm
-    if config["fraction"] < 1:
-        images = images.subset(fraction=config["fraction"], seed=seed)
-    if some := config.get("test_images"):
+    if config.fraction < 1:
+        images = images.subset(fraction=config.fraction, seed=seed)
+    if some := config.test_images:
         images = replace(images, test_images=images.test_images[:some], test_labels=images.test_labels[:some])
     return images
 
 
 @lru_cache(maxsize=8)
-def _trained(text: str, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
-    config = json.loads(text)
-    model, compiled = build(config, seed), device.startswith("cuda")
-    recipe = Recipe(**config["recipe"], seed=seed)
+def _trained(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+    model, compiled = config.build(seed), device.startswith("cuda")
+    recipe = replace(config.recipe, seed=seed)
     history = train(model, images_of(config, seed, root), recipe, device, compile=compiled)
     return model.eval(), history.seconds
 
 
-def model_before(config: dict, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+def model_before(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
     """A model that a run needs trained before it, and the seconds that took; trained once for all runs of a process."""
-    return _trained(json.dumps(config, sort_keys=True), seed, device, root)
+    return _trained(config, seed, device, root)
 
 
-def starting_model(config: dict, seed: int, device: str, root: str | None) -> tuple[nn.Module, dict, float]:
+def starting_model(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, dict, float]:
     """The model that a run trains, what is to be recorded of it beforehand, and the seconds spent on it already.
 
-    With "start" in the configuration it is a network trained before, with "recast" as GPSA layers.
+    Where the configuration has a `start` it is a network trained before; with `recast`, as GPSA layers.
     """
-    if "start" not in config:
-        return build(config, seed), {}, 0.0
-    trained, seconds = model_before(config["start"], seed, device, root)
+    if config.start is None:
+        return config.build(seed), {}, 0.0
+    trained, seconds = model_before(config.start, seed, device, root)
     images, model = images_of(config, seed, root), copy.deepcopy(trained).train()
     before = {"start": evaluate(model, images, device)}
-    if how := config.get("recast"):
+    if how := config.recast:
         exact = recast(model, how["strength"], seed=seed)
         before["recast"] = evaluate(exact, images, device)
         model = recast(model, **how, seed=seed)
@@ -250,17 +230,3 @@ def _output(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def start_worker(threads: int) -> None:
-    """Prepare a process: its threads, no answer to Ctrl-C (the parent's), and an end when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["CONVIT_EDU_PROGRESS"] = "0"
-    tqdm.set_lock(threading.RLock())  # tqdm's own is the system's, and left behind where a process is killed
-    torch.set_num_threads(threads)
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

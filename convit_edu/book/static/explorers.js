@@ -17,6 +17,17 @@ function positional([wx, wy, wd], [rows, columns], query) {
   return axis(wy, rows, Math.floor(query / columns)).flatMap((share) => across.map((other) => share * other));
 }
 
+// A picture seen through the positional attention of a head, each pixel a token: along the rows, then along the columns.
+function looked([wx, wy, wd], values, [rows, columns]) {
+  const along = (w, size) => Array.from({ length: size }, (_, at) =>
+    softmax(Array.from({ length: size }, (_, k) => w * (k - at) + wd * (k - at) ** 2)));
+  const across = along(wx, columns), down = along(wy, rows), half = [];
+  for (let r = 0; r < rows; r++) {
+    for (const shares of across) half.push(shares.reduce((sum, share, k) => sum + share * values[r * columns + k], 0));
+  }
+  return down.flatMap((shares) => across.map((_, c) => shares.reduce((sum, share, k) => sum + share * half[k * columns + c], 0)));
+}
+
 // v_pos of a head with strength alpha and centre (x, y), Eq 5; and the initial centres of so many heads.
 const gaussian = (alpha, [x, y]) => [2 * alpha * x, 2 * alpha * y, -alpha];
 function centres(heads) {
@@ -24,25 +35,7 @@ function centres(heads) {
   return Array.from({ length: heads }, (_, h) => [Math.floor(h / k) - middle, (h % k) - middle]);
 }
 
-const mix = (gate, content, position) => content.map((c, k) => (1 - gate) * c + gate * position[k]);
 const mean = (maps) => maps[0].map((_, k) => maps.reduce((sum, map) => sum + map[k], 0) / maps.length);
-
-// Bytes from text as packing.py writes it: five signs of 85 for every four bytes.
-const SIGNS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$:.()*+-;,=>?@^_`{|}~";
-function bytes(text) {
-  const view = new DataView(new ArrayBuffer(text.length / 5 * 4));
-  for (let k = 0; k < text.length; k += 5) {
-    view.setUint32(k / 5 * 4, [...text.slice(k, k + 5)].reduce((n, sign) => 85 * n + SIGNS.indexOf(sign), 0));
-  }
-  return new Uint8Array(view.buffer);
-}
-
-// One row of packed attention: its largest value in two bytes, then 4 or 8 bits a value.
-function unpack(packed, bits, tokens, row) {
-  const at = row * (2 + Math.ceil(tokens * bits / 8)), largest = (packed[at] + 256 * packed[at + 1]) / 65535;
-  const level = (k) => (bits === 8 ? packed[at + 2 + k] : (packed[at + 2 + (k >> 1)] >> 4 * (k & 1)) & 15);
-  return Array.from({ length: tokens }, (_, k) => largest * level(k) / (2 ** bits - 1));
-}
 
 // --- words and colours
 
@@ -64,6 +57,14 @@ function colour(share) {
 
 // --- parts
 
+// Grey values, 0 to 255, on a canvas.
+function draw(canvas, values, high, wide) {
+  [canvas.width, canvas.height] = [wide, high];
+  const context = canvas.getContext("2d"), image = context.createImageData(wide, high);
+  values.forEach((value, k) => image.data.set([value, value, value, 255], 4 * k));
+  context.putImageData(image, 0, 0);
+}
+
 // Leave only those entries of a list whose number passes, and go to the first if the chosen one does not.
 function allow(list, passes) {
   for (const entry of list.options) entry.hidden = entry.disabled = !passes(+entry.value);
@@ -77,7 +78,7 @@ function prepare(table, hover, choose) {
     if (cells[k]) choose(k);
   }
   for (const event of hover ? ["click", "pointerover"] : ["click"]) {
-    table.addEventListener(event, ({ target }) => pick(cells.indexOf(target)));
+    table.addEventListener(event, ({ target }) => pick(cells.indexOf(target.closest("[role=gridcell]"))));
   }
   table.addEventListener("keydown", (event) => {
     const step = { ArrowUp: [0, -1], ArrowDown: [0, 1], ArrowLeft: [-1, 0], ArrowRight: [1, 0] }[event.key];
@@ -87,8 +88,8 @@ function prepare(table, hover, choose) {
     cells[chosen].focus();
     event.preventDefault();
   });
-  // `map`, row by row, is coloured from 0 to `top`; `at` is the chosen cell; `query` has a cross.
-  return ([rows, wide], at, query, map, top) => {
+  // `at` is the chosen cell, `query` has a cross; `paint` colours a cell and gives what it is called.
+  function draw([rows, wide], at, query, paint = (cell, k) => place(k, wide)) {
     [columns, chosen] = [wide, at];
     if (cells.length !== rows * columns) {
       const cell = '<div role="gridcell" data-lm-suppress-shortcuts="true"></div>'; // JupyterLab: the keys are ours
@@ -99,27 +100,34 @@ function prepare(table, hover, choose) {
       cell.tabIndex = k === at ? 0 : -1;
       cell.className = k === query ? "query" : "";
       cell.setAttribute("aria-selected", k === at);
-      cell.setAttribute("aria-label", map ? shown(map[k]) : place(k, columns));
-      if (map) cell.style.backgroundColor = colour(map[k] / top);
+      cell.setAttribute("aria-label", paint(cell, k));
     });
-  };
+  }
+  return Object.assign(draw, { table });
 }
+
+// Paints a heat map, row by row, coloured from 0 to `top`.
+const heat = (map, top) => (cell, k) => {
+  cell.style.backgroundColor = colour(map[k] / top);
+  return shown(map[k]);
+};
 
 function build(root) {
   const [parts, text] = ["text/html", "application/json"].map((type) => root.querySelector(`[type='${type}']`).text);
   const data = JSON.parse(text);
-  root.insertAdjacentHTML("beforeend", `<div class="ui">${parts}</div>`);
+  root.insertAdjacentHTML("beforeend", `<form class="ui">${parts}</form>`); // a form: radio buttons of its own
+  root.lastElementChild.addEventListener("submit", (event) => event.preventDefault());
   const form = Object.fromEntries([...root.querySelectorAll("[name]")].map((input) => [input.name, input]));
-  const write = (part, text) => (root.querySelector(`.${part}`).textContent = text);
+  const write = (part, text) => root.querySelectorAll(`.${part}`).forEach((place) => (place.textContent = text));
   // What the grids show: the query and the cell that is read, each grid moving one of them; `near` is an offset's.
   const view = {
-    shape: data.grid, near: 25, write,
+    shape: data.grid, near: 25, write, update: () => update(),
     centre() {
       const [rows, columns] = this.shape;
       this.query = (rows >> 1) * columns + (columns >> 1);
       this.cursor = this.query + 1;
     },
-    grids: [...root.querySelectorAll("[role=grid]")].map((table) => {
+    grids: [...root.querySelectorAll("[data-moves]")].map((table) => {
       const { moves } = table.dataset;
       return prepare(table, moves !== "query", (k) => ((view[moves] = k), update()));
     }),
@@ -127,7 +135,7 @@ function build(root) {
     show(maps, more = "", top = Math.max(...maps.flat()), query = this.query) {
       const { shape, cursor } = this, columns = shape[1], value = shown(maps[maps.length - 1][cursor]);
       this.grids[0](shape, this.query, query);
-      maps.forEach((map, k) => this.grids[k + 1](shape, cursor, query, map, top));
+      maps.forEach((map, k) => this.grids[k + 1](shape, cursor, query, heat(map, top)));
       write("largest", `${shown(top)} of the attention`);
       const from = query < 0 ? "class token" : place(query, columns);
       const far = query < 0 ? "" : `; ${offset(query, cursor, columns)}`;
@@ -140,67 +148,85 @@ function build(root) {
   function update(changed) {
     values = draw(changed);
     for (const slider of root.querySelectorAll("[type=range]")) {
-      slider.parentElement.querySelector("b").textContent = slider.value;
+      const told = slider.parentElement.querySelector("b");
+      if (told) told.textContent = slider.getAttribute("aria-valuetext") || slider.value;
     }
   }
   root.addEventListener("input", (event) => update(event.target));
+  root.addEventListener("click", ({ target }) => target.matches("button") && update(target));
   update();
-  root.explorer = { values: () => values, numbers: { positional, gaussian, centres, mix, bytes, unpack, colour } };
+  root.explorer = { values: () => values, numbers: { positional, gaussian, centres, colour } };
   root.classList.add("live"); // hides the still picture
+}
+
+// One explorer that cannot be built says so, keeps its still picture, and stops no other.
+function tryToBuild(root) {
+  try {
+    build(root);
+  } catch (error) {
+    root.querySelector(".ui")?.remove();
+    root.classList.add("broken");
+    root.insertAdjacentHTML("beforeend", '<p role="status">Nothing to move here, the data of this explorer are damaged: <span></span></p>');
+    root.lastElementChild.lastElementChild.textContent = error.message;
+  }
 }
 
 // --- the kinds: each returns what draws it and gives the numbers drawn
 
 const KINDS = {
-  positional({ strength, heads, head, x, y, size }, data, view) {
+  positional({ strength, heads, head, x, y, size, filter, picture, common }, data, view, root) {
+    const [high, wide] = data.size, pixels = Uint8Array.from(atob(data.pixels), (sign) => sign.charCodeAt(0));
+    if (pixels.length !== picture.options.length * high * wide) throw Error(`${picture.options.length} pictures need more pixels`);
+    const canvases = [...root.querySelectorAll(".shot canvas")], cells = root.querySelectorAll(".kernel td");
     return () => {
-      const number = +heads.value, all = centres(number), shape = [+size.value, +size.value];
+      const number = +heads.value, all = centres(number), shape = [+size.value, +size.value], alpha = +strength.value;
       allow(head, (h) => h < number || (h === 16 && number > 1)); // 16: the mean of all
+      allow(filter, (n) => n < 2 || number === 9); // 0: this head alone, 1: the mean, the others: 3 x 3 kernels
       x.disabled = y.disabled = number > 1;
       if (number > 1 && all[head.value]) [x.value, y.value] = all[head.value];
       const used = all[head.value] ? [[+x.value, +y.value]] : all;
-      const over = (on, at) => mean(used.map((centre) => positional(gaussian(+strength.value, centre), on, at)));
+      const over = (on, at) => mean(used.map((centre) => positional(gaussian(alpha, centre), on, at)));
       if (shape[0] !== view.shape[0]) (view.shape = shape), view.centre();
       const attention = over(shape, view.query), kernel = over([7, 7], 24), top = Math.max(...attention, ...kernel);
-      view.grids[2]([7, 7], view.near, 24, kernel, top);
-      view.show([attention], `Kernel at ${offset(24, view.near, 7)}: ${shown(kernel[view.near])}.`, top);
-      view.write("summary", `Standard deviation of a head: ${Math.sqrt(0.5 / strength.value).toFixed(2)} patches.`);
-      return { attention, kernel };
-    };
-  },
-
-  gate({ layer, head, gate }, { gates, position, content, bits }, view) {
-    const packed = content.map(bytes), tokens = view.shape[0] * view.shape[1];
-    return (changed) => {
-      const learned = gates[layer.value][head.value], { query, cursor } = view;
-      if (changed !== gate && changed) gate.value = learned;
-      const seen = unpack(packed[layer.value], bits, tokens, head.value * tokens + query);
-      const stood = positional(position[layer.value][head.value], view.shape, query);
-      const maps = [seen, stood, mix(+gate.value, seen, stood)], top = Math.max(...seen, ...stood);
-      view.show(maps, `Content ${shown(seen[cursor])}, position ${shown(stood[cursor])}.`, top);
-      view.write("summary", `This head has learned the gate ${learned}.`);
-      return { content: maps[0], position: maps[1], mixture: maps[2] };
-    };
-  },
-
-  trained({ model, step, layer, head, query }, { models, bits }, view) {
-    return () => {
-      const { heads, tokens, maps } = models[model.value], size = tokens[layer.value];
-      const extra = size - view.shape[0] * view.shape[1]; // 1 where there is a class token, else 0
-      allow(head, (h) => h <= heads);
-      allow(query, (which) => which <= extra); // 1: the class token
-      const packed = bytes(maps[step.value][layer.value]), patch = query.value === "0";
-      const one = (h) => unpack(packed, bits, size, h * size + (patch ? extra + view.query : 0));
-      const all = Array.from({ length: heads }, (_, h) => one(h)), attention = all[head.value] || mean(all);
-      const rest = extra ? `The class token gets ${shown(attention[0])}.` : "";
-      view.show([attention.slice(extra)], rest, undefined, patch ? undefined : -1);
-      view.write("summary", `Recorded to within ${(Math.max(...attention) / 2 / (2 ** bits - 1)).toFixed(3)}.`);
-      return { attention };
+      const scale = common.checked ? top : undefined;
+      view.grids[2]([7, 7], view.near, 24, heat(kernel, scale ?? Math.max(...kernel)));
+      view.show([attention], `Kernel at ${offset(24, view.near, 7)}: ${shown(kernel[view.near])}.`, scale);
+      view.write("summary", alpha ? `Standard deviation of a head: ${Math.sqrt(0.5 / alpha).toFixed(2)} patches.`
+        : "At strength 0 a head looks at every patch alike.");
+      // What the heads are worth, and the kernel and the picture that they make together.
+      const by = number > 1 ? all : used, alone = +head.value < number ? +head.value : undefined;
+      const worth = by.map((_, h) => filter.value > 1 ? data.filters[filter.value][h]
+        : filter.value === "1" || alone === undefined ? 1 / by.length : +(h === alone || by.length === 1));
+      const sum = (maps) => maps[0].map((_, k) => maps.reduce((total, map, h) => total + worth[h] * map[k], 0));
+      const together = sum(by.map((centre) => positional(gaussian(alpha, centre), [7, 7], 24)));
+      const near = [16, 17, 18, 23, 24, 25, 30, 31, 32].map((k) => together[k]);
+      near.forEach((value, k) => (cells[k].textContent = value.toFixed(2).replace(/^-(0.00)$/, "$1").replace("-", "−")));
+      const before = pixels.subarray(picture.value * high * wide, (+picture.value + 1) * high * wide);
+      const after = sum(by.map((centre) => looked(gaussian(alpha, centre), before, [high, wide])));
+      const exact = sum(by.map(([dx, dy]) => Array.from(before, (_, k) => {
+        const [c, r] = [k % wide + dx, Math.floor(k / wide) + dy];
+        return c >= 0 && c < wide && r >= 0 && r < high ? before[Math.floor(r) * wide + Math.floor(c)] : 0;
+      })));
+      const inner = after.map((value, k) => k % wide > 2 && k % wide < wide - 3 && k >= 3 * wide && k < (high - 3) * wide
+        ? Math.abs(value - exact[k]) : 0);
+      [before, after, exact].forEach((values, n) => draw(canvases[n], values.map(Math.abs), high, wide));
+      const whole = by.every((centre) => centre.every(Number.isInteger));
+      view.write("compared", whole ? `Away from the border the two differ by at most ${Math.max(...inner).toFixed(1)} of 255 grey levels.`
+        : "These centres lie between pixels: no kernel of whole pixels equals them.");
+      canvases[2].parentElement.toggleAttribute("hidden", !whole);
+      return { attention, kernel, near, after, exact };
     };
   },
 
   // Python has drawn a chart for each cell and put its numbers into words; here one is chosen and read.
   curves({ steps, share, when }, { cells, left, width }, view, root) {
+    for (const { x, values, words } of cells) {
+      const all = values.flatMap((each) => Object.values(each).map(([mean]) => mean)), long = +when.max;
+      if ([x, values, words].some((part) => part.length !== long) || cells.length !== root.querySelectorAll(".chart").length) {
+        throw Error(`${cells.length} curves do not have ${long} points each`);
+      }
+      if (![...x, ...all].every(Number.isFinite)) throw Error("a curve holds what is no number");
+    }
     return () => {
       const there = (s) => cells.findIndex((cell) => cell.steps === +steps.value && cell.share === s);
       allow(share, (s) => there(s) >= 0);
@@ -213,7 +239,8 @@ const KINDS = {
   },
 };
 
+const tools = { prepare, heat, allow, colour, shown, place, offset, mean };
 // A page may also hold explorers whose scripts were taken out, because nobody trusts them: those stay pictures.
-return { start: () => document.querySelectorAll(".convit-explorer:not(.live):has(> script)").forEach(build) };
+const waiting = ".convit-explorer:not(.live, .broken):has(> script)";
+return { kinds: KINDS, tools, start: () => document.querySelectorAll(waiting).forEach(tryToBuild) };
 })();
-window.convitExplorers.start();

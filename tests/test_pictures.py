@@ -1,0 +1,268 @@
+"""The one reader of pictures, and what a class folder holds."""
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convit_edu import pictures
+from convit_edu.pictures import class_files, left_out_words, read_picture
+
+Image = pytest.importorskip("PIL.Image")
+
+
+def encoded(picture, kind="PNG", **options):
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+def pixels(content, mode="RGB"):
+    return np.asarray(read_picture(content, mode))
+
+
+SIXTEEN = Image.fromarray(np.array([[0, 257, 32896, 65535]], np.uint16))
+
+
+# ---- bits and colours
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled(kind):
+    content = encoded(SIXTEEN, kind) if kind != "PPM" else b"P5 4 1 65535\n" + np.array(SIXTEEN, ">u2").tobytes()
+    assert pixels(content, "L").tolist() == [[0, 1, 128, 255]]
+    assert pixels(content)[0, :, 2].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "mode"),
+    [
+        (Image.fromarray(np.array([[0, 70_000]], np.int32)), {}, "mode I"),
+        (Image.fromarray(np.array([[0, 0.5]], np.float32)), {}, "mode F"),
+        (Image.new("LAB", (2, 2)), {}, "mode LAB"),
+        (SIXTEEN, {"tiffinfo": {262: 0}}, "mode I;16"),  # white is 0
+        (SIXTEEN, {"kind": "PNG", "transparency": 65535}, "mode I;16 with a transparent value"),
+    ],
+)
+def test_what_eight_bits_cannot_show_is_refused_by_name(picture, options, mode):
+    with pytest.raises(ValueError, match=rf"{mode}\) cannot be shown faithfully in 8 bits"):
+        read_picture(encoded(picture, **({"kind": "TIFF"} | options)))
+
+
+def palette(**options):
+    picture = Image.new("P", (3, 2))
+    picture.putpalette([10, 20, 30] * 256)
+    return encoded(picture, **options)
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 255))), (10, 20, 30)),
+        (encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 0))), (255, 255, 255)),
+        (encoded(Image.new("RGBA", (3, 2), (0, 0, 0, 51)), "WEBP", lossless=True), (204, 204, 204)),
+        (encoded(Image.new("LA", (3, 2), (10, 0))), (255, 255, 255)),
+        (encoded(Image.new("RGB", (3, 2), (1, 2, 3)), transparency=(1, 2, 3)), (255, 255, 255)),
+        (palette(), (10, 20, 30)),
+        (palette(transparency=0), (255, 255, 255)),
+        (palette(kind="GIF", transparency=0), (255, 255, 255)),
+        (encoded(Image.new("1", (3, 2), 1)), (255, 255, 255)),
+        (encoded(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
+        (encoded(Image.new("L", (3, 2), 77), "BMP"), (77, 77, 77)),
+    ],
+    ids="opaque clear fifth grey-clear one-clear palette palette-clear gif-clear one-bit cmyk grey".split(),
+)
+def test_colours_are_those_that_one_sees(content, colour):
+    assert (pixels(content) == colour).all()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_as_the_camera_was_held(kind, orientation):
+    from PIL import ImageOps
+
+    corner = np.zeros((16, 32, 3), np.uint8)
+    corner[:8, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    content = encoded(Image.fromarray(corner), kind, exif=exif, **options)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
+    assert np.array_equal(pixels(content), expected)
+    assert pixels(content).shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
+
+
+def test_broken_exif_data_do_not_break_a_picture():
+    assert pixels(encoded(Image.new("RGB", (3, 2), "white"), "JPEG", exif=b"Exif\0\0no such thing")).shape == (2, 3, 3)
+
+
+# ---- what is no picture, and what is too much
+
+
+def bomb_png(wide, high):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", wide, high, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def bomb_webp(wide, high):
+    """One pixel on a canvas of so many: 90 bytes, for which Pillow takes 2.6 GB at 13,000 x 13,000."""
+    def three(number):
+        return struct.pack("<I", number)[:3]
+
+    pixel = encoded(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
+    canvas = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + three(wide - 1) + three(high - 1)
+    frame = b"ANMF" + struct.pack("<I", 16 + len(pixel)) + bytes(12) + three(1) + b"\0" + pixel
+    body = b"WEBP" + canvas + b"ANIM" + struct.pack("<I", 6) + bytes(6) + frame
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def test_a_small_file_that_declares_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
+    (tmp_path / "bomb.webp").write_bytes(bomb_webp(13_000, 13_000))
+    script = (
+        "import resource, sys; from convit_edu.pictures import read_picture\n"
+        "try: read_picture(sys.argv[1])\n"
+        "except ValueError as error: print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(pictures.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, tmp_path / "bomb.webp"], capture_output=True,
+                          text=True, env=environment)  # fmt: skip
+    said, kilobytes = done.stdout.splitlines()
+    assert "bomb.webp" in said and "13000 x 13000" in said and int(kilobytes) < 1_000_000, done.stderr
+
+
+@pytest.mark.parametrize(("wide", "high"), [(1, 50_000), (50_000, 1), (60_000, 60_000), (8193, 8192)])
+def test_pictures_of_absurd_sizes_are_refused(wide, high):
+    with pytest.raises(ValueError, match=f"{wide} x {high}|{wide * high} pixels"):
+        read_picture(bomb_png(wide, high))
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", EPS, encoded(Image.new("RGB", (99, 99)), "JPEG")[:300]],
+                         ids=["empty", "text", "EPS", "cut short"])  # fmt: skip
+def test_what_is_no_picture_is_refused_by_name(content, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("Ghostscript was started"))
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png is no picture that can be read"):
+        read_picture(tmp_path / "a.png")
+    with pytest.raises(ValueError, match="Yours is no picture that can be read"):
+        read_picture(content, name="Yours")
+
+
+def test_a_pipe_does_not_hang_and_a_missing_file_is_not_called_broken(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png .* a pipe"):
+        read_picture(tmp_path / "pipe.png")
+    with pytest.raises(FileNotFoundError, match=r"absent\.png cannot be opened"):
+        read_picture(tmp_path / "absent.png")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OSError("out of memory error when reading image file")])
+def test_a_lack_of_memory_is_not_called_a_broken_file(error, monkeypatch):
+    def load(self):
+        raise error
+
+    content = encoded(Image.new("RGB", (3, 2)))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(MemoryError, match="Too little memory is free to read Yours"):
+        read_picture(content, name="Yours")
+
+
+# ---- class folders
+
+
+@pytest.fixture
+def root(tmp_path):
+    for split, label in (("train", "cat"), ("train", "dog"), ("val", "cat"), ("val", "dog")):
+        (tmp_path / split / label / "deep").mkdir(parents=True)
+        for name in ("b.png", "a.JPG", "deep/c.webp"):
+            (tmp_path / split / label / name).touch()
+    return tmp_path
+
+
+FILES = ["a.JPG", "b.png", "deep/c.webp"]
+
+
+def test_classes_and_files_are_sorted(root):
+    found, left_out = class_files(root)
+    assert list(found) == ["train", "val"] and list(found["train"]) == ["cat", "dog"]
+    assert found["val"]["dog"] == [f"dog/{name}" for name in FILES] and left_out == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["train/cat/._a.jpg", "train/cat/deep/.cache/a.png", "train/.cat/a.png", "val/loose.png", "train/dog/notes.txt",
+     "train/dog/e.eps", "val/.DS_Store"],
+)  # fmt: skip
+def test_what_is_hidden_or_no_picture_is_never_data_and_is_counted(root, path):
+    (root / path).parent.mkdir(exist_ok=True)
+    (root / path).touch()
+    found, left_out = class_files(root)
+    expected = {label: [f"{label}/{name}" for name in FILES] for label in ("cat", "dog")}
+    assert found == {"train": expected, "val": expected}
+    (gone,) = (os.path.relpath(place, root) for place in left_out)
+    assert path.startswith(gone) and f": 1 ({gone})" in left_out_words(root, left_out)
+
+
+def test_links_are_read(root, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    (root / "train" / "dog").rename(elsewhere)
+    (root / "train" / "dog").symlink_to(elsewhere)
+    (root / "train" / "cat" / "more").symlink_to(elsewhere / "deep")
+    (root / "train" / "cat" / "z.png").symlink_to(elsewhere / "b.png")
+    found, _ = class_files(root)
+    assert found["train"]["dog"] == [f"dog/{name}" for name in FILES]
+    assert found["train"]["cat"] == [f"cat/{name}" for name in [*FILES, "more/c.webp", "z.png"]]
+
+
+def test_what_cannot_be_read_is_named(root, monkeypatch):
+    (root / "train" / "dog" / "gone.png").symlink_to(root / "nowhere.png")
+    with pytest.raises(ValueError, match=r"gone\.png is a link to nothing"):
+        class_files(root)
+    (root / "train" / "dog" / "gone.png").unlink()
+    (root / "train" / "dog" / "round").symlink_to(root / "train" / "dog")
+    with pytest.raises(ValueError, match="round is a link to a folder that it lies in"):
+        class_files(root)
+    (root / "train" / "dog" / "round").unlink()
+    os.mkfifo(root / "train" / "dog" / "pipe.png")
+    with pytest.raises(ValueError, match=r"pipe\.png is a pipe"):
+        class_files(root)
+    (root / "train" / "dog" / "pipe.png").unlink()
+    scandir = os.scandir
+
+    def forbidden(folder):  # the tests may run as root, who may read everything
+        if str(folder).endswith("dog/deep"):
+            raise PermissionError(13, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    with pytest.raises(PermissionError, match="dog/deep cannot be read"):
+        class_files(root)
+
+
+def test_a_test_on_the_training_images_is_refused(root):
+    (root / "val").rename(root / "old")
+    (root / "val").symlink_to(root / "train")
+    with pytest.raises(ValueError, match=r"train and val .* same folder"):
+        class_files(root)
+
+
+@pytest.mark.parametrize("name", ["ILSVRC2012_val_00000001.JPEG", "one.png"])
+def test_a_flat_folder_is_recognised(root, name):
+    (root / "val").rename(root / "old")
+    (root / "val").mkdir()
+    (root / "val" / name).touch()
+    with pytest.raises(ValueError, match=r"val holds 1 pictures and no folder.*sub-folder") as error:
+        class_files(root)
+    assert ("ILSVRC2012_validation_ground_truth.txt" in str(error.value)) == name.startswith("ILSVRC")
