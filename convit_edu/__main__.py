@@ -123,9 +123,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     from .lab import campaign, experiments
 
-    names = list(experiments.NAMES) if options.names == ["all"] else options.names
+    names = dict.fromkeys(each for name in options.names for each in (experiments.NAMES if name == "all" else [name]))
     failed = campaign.run(
-        names, options.scale, options.device, options.jobs, options.seeds, options.data, options.out
+        list(names), options.scale, options.device, options.jobs, options.seeds, options.data, options.out
     )
     if failed:
         print(f"{failed} run(s) failed; their reasons are recorded, and the same command tries them again.")

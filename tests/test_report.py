@@ -335,17 +335,17 @@ def test_what_was_planted_is_found(folder, name):
 
 
 def test_the_comparisons_that_the_setting_decides(folder, tmp_path):
-    bound = {(name, part.name) for name in TESTED for part in parts_of(name, folder=folder / CLAIMS[name].experiment)
-             if part.bound}  # fmt: skip
+    every = {name: parts_of(name, folder=folder / CLAIMS[name].experiment) for name in TESTED}
+    bound = {(name, part.name) for name, parts in every.items() for part in parts if part.bound}
     gate = ("C11", "0.1 - mean gate of the last GPSA layer")
     assert bound == {("C10", "DeiT - ConViT, end"), gate, ("C11", "highest gate of the first layer - 0.5")}
     # A gate must fall by 3.2 in its logit: with a budget of more than that, the comparison could come out either way.
     for longer, expected in ((1.0, True), (10.0, False)):
         results = Results("dynamics", folder=folder / "dynamics")
         for run in results.runs:
-            run["config"] = dataclasses.replace(
-                run["config"], recipe=dataclasses.replace(run["config"].recipe, lr=run["config"].recipe.lr * longer)
-            )
+            recipe = run["config"].recipe
+            recipe = dataclasses.replace(recipe, lr=recipe.lr * longer)
+            run["config"] = dataclasses.replace(run["config"], recipe=recipe)
         assert claims._gates(results)[0].bound is expected
         assert claims._gates(results)[0].verdict == (BOUND if expected else HOLDS)
     assert pytest.approx(3.197, abs=1e-3) == claims.NEEDED
@@ -501,7 +501,7 @@ def benchmarked(folder, **records):
 
 
 def test_speed_is_a_view_of_the_benchmarks():
-    *measured, claim = report.speeds().rows
+    *measured, claim = claims.speeds().rows
     assert {row[3] for row in measured} == {"inference", "training"}
     assert {row[2] for row in measured} >= {"convit_tiny", "convit_small", "convit_base", "a layer, Ti", "a layer, S"}
     assert claim[0] == "C15" and "**holds on a CPU**" in claim[1]
@@ -523,7 +523,7 @@ def test_the_fast_form_must_beat_every_other_beyond_the_quartiles(tmp_path, fast
     elsewhere = timed_rows(forms | {"gpsa": 9}, "forward", size="Ti", grid=[7, 7])
     model = timed_rows({"convit": 1.0, "timm_convit": 2.0}, model="m")
     folder = benchmarked(tmp_path, model_cpu=model, attention_cpu=layer + elsewhere)
-    *rows, claim = report.speeds(folder).rows
+    *rows, claim = claims.speeds(folder).rows
     assert [row[2:] for row in rows] == [
         ["m", "training", "-", "2.00", "1.00"],
         ["a layer, Ti", "inference", f"{readable:.2f}", f"{timms:.2f}", f"{fast:.2f}"],
@@ -534,6 +534,6 @@ def test_the_fast_form_must_beat_every_other_beyond_the_quartiles(tmp_path, fast
 def test_a_verdict_on_speed_says_where_it_was_timed_and_can_be_lost(tmp_path):
     slow, fast = ({"convit": time, "timm_convit": 2.0} for time in (2.0, 1.0))
     folder = benchmarked(tmp_path, model_cuda=timed_rows(slow, model="m", device="cuda"))
-    assert report.speed_verdict(report.timed(folder)) == "contradicted on a GPU"
+    assert claims.speed_verdict(claims.timed(folder)) == "contradicted on a GPU"
     (folder / "benchmarks" / "model-cpu.json").write_text(json.dumps({"rows": timed_rows(fast, model="m")}))
-    assert report.speed_verdict(report.timed(folder)) == "holds in part on a CPU and on a GPU"
+    assert claims.speed_verdict(claims.timed(folder)) == "holds in part on a CPU and on a GPU"

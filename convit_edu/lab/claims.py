@@ -76,7 +76,8 @@ class Claim:
         experiment: the experiment whose runs it is tested on.
         parts: its comparisons on that experiment's results; None where it is about times, which have no seeds.
         differences: the paper's numbers for our comparisons, in points, by the first or the last words of the
-            comparison's name. They come from other data, sizes and training lengths, and from single runs.
+            comparison's name; none where the paper intervened otherwise. They come from other data, sizes and training
+            lengths, and from single runs.
     """
 
     statement: str
@@ -186,7 +187,7 @@ def _nonlocality(results: Results) -> list[Part]:
     convit, deit = (_mean(results.measured("nonlocality", arm=arm)) for arm in ("ConViT", "DeiT"))
     start = _mean(results.measured("nonlocality", 0.0, arm="ConViT"))
     return [
-        part("DeiT - ConViT, end", deit, convit, "patches", bound=True),  # half of DeiT's distance from the start on
+        part("DeiT - ConViT, end", deit, convit, "patches", bound=True),  # GPSA starts at half of DeiT's
         part("ConViT, end - start", convit, start, "patches"),
     ]
 
@@ -264,15 +265,9 @@ def _against(entry: str, pairs: list[tuple[str, str]]) -> Callable[[Results], li
     return parts
 
 
-SPEED = "GPSA's fast form takes less time than its readable form and timm's, at inference and in training"
-FORMS = {  # record -> form of GPSA -> its row, and the row of the plain network or layer it is measured against
-    "model": {"timm's": ("timm_convit", "timm_deit"), "fast": ("convit", "deit")},
-    "attention": {
-        "readable": ("gpsa_readable", "timm_attention"), "timm's": ("timm_gpsa", "timm_attention"),
-        "fast": ("gpsa", "timm_attention"),
-    },
-}  # fmt: skip
 SET_FREE = [f"recast, gates from {gate:g}" for gate in RECAST_GATES if gate < 1]
+
+SPEED = "GPSA's fast form takes less time than its readable form and timm's, at inference and in training"
 
 CLAIMS: dict[str, Claim] = {
     "C1": Claim(
@@ -425,6 +420,17 @@ def rows_of(name: str, parts: list[Part]) -> list[list[str]]:
         difference = f"{each.found.mean:+.{digits}f} {each.unit}".strip()
         rows.append(["", each.name, difference, interval, str(each.found.n), each.verdict])
     return rows
+
+
+# --- speed
+
+FORMS = {  # record -> form of GPSA -> its row, and the row of the plain network or layer it is measured against
+    "model": {"timm's": ("timm_convit", "timm_deit"), "fast": ("convit", "deit")},
+    "attention": {
+        "readable": ("gpsa_readable", "timm_attention"), "timm's": ("timm_gpsa", "timm_attention"),
+        "fast": ("gpsa", "timm_attention"),
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

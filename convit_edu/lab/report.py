@@ -5,15 +5,14 @@ from pathlib import Path
 from statistics import mean
 
 from . import records
-from .claims import speed_verdict, speeds, timed, verdicts
+from .claims import speeds, timed, verdicts
 from .experiments import NAMES, Grid, closest, scores
 from .results import Estimate, Missing, Results, compare, estimate, paired, student_t, unasked
 from .scales import SCALES
 from .tables import Table, percent
 
 # What a chapter asks for by report.NAME, wherever it is made.
-__all__ = ["Estimate", "Missing", "Results", "Table", "compare", "estimate", "paired", "percent", "speed_verdict",
-           "speeds", "student_t", "timed",
+__all__ = ["Estimate", "Missing", "Results", "Table", "compare", "estimate", "paired", "percent", "speeds", "student_t",
            "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "tables", "text"]
 
 # --- tables
