@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 from io import BytesIO
 from xml.etree import ElementTree
 
+import lint_notebooks
 import numpy as np
 import pytest
-import test_book
 import torch
 from PIL import Image
 
@@ -93,9 +93,9 @@ def test_a_notebook_may_hold_it(explorers, kind):
     assert bundle == {"text/plain": repr(explorers[kind]), "text/html": explorers[kind]._repr_html_()}
     output = {"output_type": "execute_result", "data": bundle}
     nb = {"cells": [{"cell_type": "code", "source": "shown", "metadata": {}, "outputs": [output]}]}
-    for rule in (test_book.no_local_path, test_book.images_have_alt, test_book.no_remote_image):
+    for rule in (lint_notebooks.no_local_path, lint_notebooks.images_have_alt, lint_notebooks.no_remote_image):
         assert rule(nb) == [], rule.__name__
-    assert not test_book.PROGRESS.search(bundle["text/html"])
+    assert not lint_notebooks.PROGRESS.search(bundle["text/html"])
 
 
 BOUNDS = {"explorers.js": 16_000, "convit.js": 17_000, "network.js": 20_000, "explorers.css": 8_500}
@@ -213,11 +213,13 @@ def test_rounding_changes_few_answers(boot):
 
 
 def test_a_network_that_a_page_cannot_compute_is_refused():
-    from convit_edu import create_model
+    from convit_edu.beyond.single_softmax import PSAConViT
+    from convit_edu.model import CONFIGS, ConViT
 
-    for changes in ({"in_chans": 3}, {"qkv_bias": True}, {"mixing": "single_softmax"}, {"pool": "mean"}):
+    other = ((ConViT, {"in_chans": 3}), (ConViT, {"qkv_bias": True}), (PSAConViT, {}), (ConViT, {"pool": "mean"}))
+    for kind, changes in other:
         with pytest.raises(ValueError, match="A page computes networks for grey images"):
-            networks.packed(create_model("convit_mini_28", 0, **changes))
+            networks.packed(kind(**CONFIGS["convit_mini_28"] | changes))
     for wrong in (float("nan"), 1e6):
         model = records.checkpoint("deit")
         model.norm.bias.data[3] = wrong

@@ -481,6 +481,17 @@ def test_an_unreadable_image_ends_the_run_by_name_and_once_replaced_the_run_goes
     assert_same_run(tmp_path / "out", whole)
 
 
+@pytest.mark.parametrize("error", [PermissionError(13, "a.png cannot be opened"), MemoryError("Too little")])
+def test_what_the_machine_is_at_fault_for_is_not_blamed_on_the_picture(pictures, tmp_path, capsys, monkeypatch, error):
+    def fails(path):
+        raise error
+
+    monkeypatch.setattr("convit_edu.imagenet.folders.read_picture", fails)
+    assert main(command(pictures, tmp_path)) == 2
+    said = capsys.readouterr().err
+    assert str(error) in said and "mend that, and the same command goes on" in said and "Replace" not in said
+
+
 def test_what_is_left_out_is_said(own_pictures, tmp_path, capsys):
     (own_pictures / "train" / "class1" / "notes.txt").touch()
     (own_pictures / "val" / "class0" / "._01.png").touch()

@@ -25,8 +25,8 @@ def launch():
 
 @pytest.fixture(autouse=True)
 def nothing_given(monkeypatch):
-    for name in ("CONVIT_EDU_REPOSITORY", "CONVIT_EDU_BRANCH", "CONVIT_EDU_REVISION"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("REPOSITORY", "BRANCH", "REVISION", "PAGES"):
+        monkeypatch.delenv(f"CONVIT_EDU_{name}", raising=False)
 
 
 def clone(folder: Path, origin: str) -> Path:
@@ -95,6 +95,7 @@ def test_revision_is_the_commit_that_readers_can_fetch(launch, tmp_path, monkeyp
 CONF = """
 extensions = ["myst_nb", "launch"]
 html_theme, nb_execution_mode = "sphinx_book_theme", "off"
+html_title = "A chapter"
 html_theme_options = {{"repository_url": {address!r}}}
 import sys; sys.path.insert(0, {extensions!r})
 """
@@ -105,7 +106,7 @@ def build(launch, tmp_path):
     pytest.importorskip("sphinx_book_theme", reason="the theme is not installed: pip install -e '.[book,test]'")
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": 1, "outputs": [],
             "source": launch.FIRST_CELL.splitlines(keepends=True)}  # fmt: skip
-    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter"]}
+    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter\n\nWhat *is* \"so\"."]}
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"},
                 "language_info": {"name": "python", "pygments_lexer": "ipython3"}}  # fmt: skip
     notebook = {"cells": [title, cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
@@ -142,6 +143,18 @@ def test_page_and_package_are_tied_and_names_are_quoted(build, monkeypatch):
     assert f"{BINDER[GITHUB].removesuffix('main')}a%26b%22c/%23d?urlpath=" in page
     assert COLAB.replace("main", "a%26b%22c/%23d") in page and 'b"c' not in page
     assert f'REPOSITORY = "{GITHUB}@v1.2"' in "".join(json.loads(notebook)["cells"][1]["source"])
+
+
+def test_other_sites_are_told_what_a_page_is_about(build, monkeypatch):
+    page, _ = build("")
+    assert "<title>A chapter</title>" in page  # not "A chapter — A chapter"
+    assert '<meta name="description" content="What is &quot;so&quot;.">' in page
+    assert '<meta property="og:title" content="A chapter">' in page and "og:image" not in page
+    page, _ = build("https://github.com/Ada/convit")
+    assert '<meta property="og:image" content="https://ada.github.io/convit/_static/gate.png">' in page
+    assert (ROOT / "book" / "_static" / "gate.png").is_file()
+    monkeypatch.setenv("CONVIT_EDU_PAGES", "https://example.org/")
+    assert '<meta property="og:url" content="https://example.org/index.html">' in build(GITHUB)[0]
 
 
 def test_no_button_without_an_address(build):

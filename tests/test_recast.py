@@ -303,6 +303,22 @@ def test_structured_heads_look_at_their_offset_where_tokens_are_positions():
     assert distance.max() < 0.75 * uniform_nonlocality((7, 7))  # with real tokens as well
 
 
+def test_the_whole_structured_start_has_the_mimetic_values_and_its_own_queries():
+    found = {}
+    for name in ("sinusoidal", "structured", "structured, mimetic values", "mimetic, values alone"):
+        torch.manual_seed(0)
+        model = deit()
+        starts.STARTS[name](model)
+        found[name] = products(model.blocks[0].attn)
+    before, half, whole, values = found.values()
+    assert torch.equal(half[1], before[1])  # values and projection as they were
+    assert torch.equal(whole[0], half[0])  # the first layer's offsets are drawn before its values
+    assert torch.linalg.matrix_rank(whole[1], rtol=1e-6) > 30
+    # W_val W_out is near 0.4 (Z - I): its trace is about -0.4 D, and its size that of the mimetic start
+    assert whole[1].trace().item() == pytest.approx(-0.4 * 36, rel=0.2)
+    assert whole[1].norm().item() == pytest.approx(values[1].norm().item(), rel=0.1)
+
+
 def test_an_impulse_looks_at_one_patch_and_at_the_nearest_beyond_the_border():
     H = starts.impulse((2, 3), 1, -1)  # a column to the right, a row up
     assert H.argmax(1).tolist() == [1, 2, 2, 1, 2, 2] and torch.equal(H.sum(1), torch.ones(6).double())
@@ -371,9 +387,11 @@ def test_the_starts_differ_in_the_initial_weights_and_the_searched_rate():
     found = {label["start"]: config for label, config in configs("starts")}
     rows = {label["row"]: config for label, config in configs("ablation") if label["fraction"] == 0.1}
     assert (found["ConViT"], found["DeiT"]) == (rows["a"], rows["e"])
-    halves = dict.fromkeys([name for name in starts.STARTS if "," in name], experiments.STARTS_CHOSEN["mimetic"])
-    rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN | halves
-    assert set(rates) == set(starts.STARTS)
+    halves = [name for name in starts.STARTS if name.startswith("mimetic, ")]
+    rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN
+    rates |= dict.fromkeys(halves, experiments.STARTS_CHOSEN["mimetic"])
+    assert set(rates) == set(starts.STARTS) - set(experiments.STARTS_NOT_RUN)
+    assert set(found) == set(rates) | {"ConViT", "DeiT"}
     for name, rate in rates.items():
         recipe = replace(found["DeiT"].recipe, lr=rate)
         assert found[name] == replace(found["DeiT"], recipe=recipe, initial=name)
@@ -384,8 +402,9 @@ def test_the_constants_of_the_starts_belong_to_the_records():
     defaults = {name: list(signature(start).parameters.values())[1:] for name, start in starts.STARTS.items()}
     constants = {name: [parameter.default for parameter in found] for name, found in defaults.items()}
     assert constants == {
-        "sinusoidal": [], "mimetic": [0.7, 0.4], "structured": [60.0],
+        "sinusoidal": [], "mimetic": [0.7, 0.4], "structured": [60.0, None],
         "mimetic, queries and keys alone": [0.7, None], "mimetic, values alone": [None, 0.4],
+        "structured, mimetic values": [60.0, 0.4],
     }  # fmt: skip
 
 

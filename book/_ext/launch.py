@@ -1,8 +1,9 @@
-"""Read it anywhere: the address of the book's repository, and what follows from it.
+"""Read it anywhere: the address of the book's repository, and what follows from it for the pages.
 
 As a Sphinx extension it puts Binder and Colab buttons on every chapter when an address is known, and none
-otherwise; writes the address into the notebooks that readers download; and takes out of the pages what would
-reach for the network. As a program it writes the address into the notebooks themselves:
+otherwise; writes the address into the notebooks that readers download; tells other sites what a page is about;
+and takes out of the pages what would reach for the network. As a program it writes the address into the notebooks
+themselves:
 
     python book/_ext/launch.py --address https://github.com/OWNER/REPOSITORY [--revision TAG] book/*.ipynb
 
@@ -13,6 +14,7 @@ CONVIT_EDU_REVISION, else git's commit where a branch of the origin has it.
 """
 
 import argparse
+import html
 import os
 import re
 import subprocess
@@ -26,6 +28,9 @@ ADDRESS = re.compile(
 )
 REVISION = re.compile(r"[\w.+/-]+")  # a commit or a tag
 THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>', re.S)
+PAGES_OF = {"https://github.com": "github.io", "https://gitlab.com": "gitlab.io"}
+LONGEST = 300  # characters of a page's description
+PICTURE = "One head, one query patch: attention by position, by content, and their mixtures at two values of the gate"
 # Fills the place where a chapter is first run: silent where the package is there, as in a clone.
 FIRST_CELL = """\
 from importlib.util import find_spec
@@ -114,6 +119,36 @@ def configure(app, config) -> None:
         options.update(repository_url=address, repository_branch=quote(branch), launch_buttons=buttons)
 
 
+def published(address: str) -> str:
+    """Where GitHub's or GitLab's Pages serve the book of this repository; CONVIT_EDU_PAGES says another place."""
+    given = os.environ.get("CONVIT_EDU_PAGES", "")
+    host, owner, name = address.rsplit("/", 2) if address else ("", "", "")
+    return given.rstrip("/") or (f"https://{owner.lower()}.{PAGES_OF[host]}/{name}" if address else "")
+
+
+def introduce(app, pagename: str, templatename: str, context: dict[str, Any], doctree) -> None:
+    """What others show of a page: its first paragraph and, where the site has a place, a picture."""
+    title = re.sub(r"<[^>]+>", "", context.get("title") or "")
+    if title == app.config.html_title:
+        context["docstitle"] = ""  # the first page would be called "ConViT, understood — ConViT, understood"
+    if doctree is None:
+        return
+    from docutils import nodes
+
+    first = next(iter(doctree.findall(nodes.paragraph)), None)
+    words = " ".join(first.astext().split()) if first else app.config.html_title
+    said = words if len(words) <= LONGEST else words[:LONGEST].rsplit(" ", 1)[0] + " …"
+    meta = {"og:type": "article", "og:title": html.unescape(title), "og:description": said,
+            "og:site_name": app.config.html_title}  # fmt: skip
+    place = published(app.config.convit_edu_repository)
+    if place:
+        meta |= {"og:url": f"{place}/{pagename}.html", "og:image": f"{place}/_static/gate.png",
+                 "og:image:alt": PICTURE}  # fmt: skip
+    tags = [f'<meta name="description" content="{html.escape(said)}">']
+    tags += [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in meta.items()]
+    context["metatags"] = context.get("metatags", "") + "\n".join(tags) + "\n"
+
+
 def tidy(app, pagename: str, templatename: str, context: dict[str, Any], doctree) -> None:
     """Take out thebe (it would come from a CDN, and no button here starts it) and scripts that stand twice."""
     unique = {(str(file), file.attributes.get("body")): file for file in context["script_files"]}
@@ -136,6 +171,7 @@ def setup(app) -> dict[str, bool]:
     app.add_config_value("convit_edu_repository", "", "html")
     app.add_config_value("convit_edu_revision", "", "html")
     app.connect("config-inited", configure)
+    app.connect("html-page-context", introduce)
     app.connect("html-page-context", tidy, priority=900)  # after the extensions that add scripts
     app.connect("build-finished", fill_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

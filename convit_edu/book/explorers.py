@@ -98,7 +98,7 @@ def positional_attention(v_pos: Sequence[float], grid: tuple[int, int], query: i
     `v_pos` = (w_x, w_y, w_d) weighs dx, dy and dx² + dy².
     """
     v_pos = torch.as_tensor(v_pos, dtype=torch.float64)[None]  # (1, 3): one head
-    rows, columns = axis_attention(v_pos, torch.zeros(1).double(), grid)  # (1, G_h, G_h), (1, G_w, G_w)
+    rows, columns = axis_attention(lambda r: r @ v_pos.T, grid, dtype=torch.float64)  # (1, G_h, G_h), (1, G_w, G_w)
     row, column = divmod(query, grid[1])
     return torch.outer(rows[0, row], columns[0, column]).flatten().numpy()
 

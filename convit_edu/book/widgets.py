@@ -52,7 +52,8 @@ def gate_lab(model: ConViT, images: Tensor, labels: Tensor, pieces: int = 10) ->
     free = [ipywidgets.Checkbox(value=True, description=f"layer {n}: as trained") for n in range(1, len(layers) + 1)]
     sliders = [
         ipywidgets.FloatSlider(value=round(mean, 2), min=0, max=1, step=0.01, disabled=True, layout=wide,
-                               continuous_update=False, description="gate", tooltip="0 is content only, 1 is position only")
+                               continuous_update=False, description="gate",
+                               tooltip="0 is content only, 1 is position only")
         for mean in trained
     ]  # fmt: skip
     said = ipywidgets.HTML()

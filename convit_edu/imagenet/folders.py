@@ -111,8 +111,10 @@ class Images(Dataset):
         index, key = item if isinstance(item, tuple) else (item, None)
         try:
             image = read_picture(self.files.path(index))
-        except (ValueError, OSError, MemoryError) as error:
+        except ValueError as error:
             raise Unreadable(f"{error} Replace it, and the same command goes on.") from error
+        except (OSError, MemoryError) as error:  # no fault of the picture's
+            raise Unreadable(f"{str(error).rstrip('.')}; mend that, and the same command goes on.") from error
         if key is not None:
             seed_everything(draw_seed(AUGMENT, *key))
         return self.transform(image), int(self.files.labels[index])

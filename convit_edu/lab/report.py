@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean
 
 from . import records
-from .claims import speeds, verdicts
+from .claims import speeds, timed, verdicts
 from .experiments import NAMES, Grid, closest, scores
 from .results import Estimate, Missing, Results, compare, estimate, paired, student_t, unasked
 from .scales import SCALES
@@ -167,7 +167,7 @@ def listing(out: Path) -> str:
             counts.append(", ".join(f"{scale} {len(runs)}" for scale, runs in found.items() if runs) or "-")
             hours = hours or sum(run["meta"]["seconds"] for runs in found.values() for run in runs) / 3600
         rows.append([name, *counts, f"{hours:.1f}", told])
-    measured = sum(len(row) > 2 for row in speeds().rows)
+    measured = len(timed())
     rows.append(["speed", f"{measured} rows", "-", "-", "A view of the benchmarks' records: make bench."])
     table = Table("Experiments, and runs recorded", ["name", "shipped", str(out), "hours on one core", "what"], rows)
     return "\n".join([str(table), "Repeat one by: convit-edu run NAME", *_told(out)])
