@@ -160,7 +160,7 @@ def symbols_in_the_notation(page):
 
 RECORD = re.compile(r"\bResults\(\"(\w+)\"")
 CHECKPOINT = re.compile(r"\bcheckpoint\(\"(\w+)\"")
-COMMAND = re.compile(r"(?:convit_edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
+COMMAND = re.compile(r"(?:convit[_-]edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
 SCRIPT = re.compile(r"\b(?:benchmarks|scripts)/\w+\.py\b")
 PAGE = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
