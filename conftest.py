@@ -12,6 +12,7 @@ os.environ.pop("MPLBACKEND", None)
 
 try:
     import matplotlib
+    import matplotlib.font_manager  # builds its cache here, once: a kernel that waited for it would say so on stderr
 
     matplotlib.use("Agg")  # tests run in this process and open no windows
 except ImportError:

@@ -1,24 +1,33 @@
-"""`python -m convit_edu demo | run | list | report`: the two-minute comparison, and the recorded experiments."""
+"""ConViT and DeiT: the two-minute comparison, and the recorded experiments of the book.
+
+`python -m convit_edu` is the same program.
+"""
 
 import argparse
+import difflib
+import os
 import sys
 from pathlib import Path
 from statistics import mean
 
-from . import create_model, data
-from .lab import report
-from .lab.experiments import NAMES
-from .lab.scales import SCALES
+from . import __version__, create_model, data
+from .evaluation import usable_device
 from .train import Recipe, train
 
 OUT = Path("convit_records")  # where the reader stands, never the installed package
 
+COMMANDS = {
+    "demo": "train DeiT and ConViT on a few real images and compare them",
+    "run": "run recorded experiments; the same command goes on where it stopped",
+    "list": "what experiments there are, and what is recorded of them",
+    "report": "tables, intervals and verdicts from the records",
+}
 ARMS = {"DeiT": {"local_up_to_layer": 0}, "ConViT": {}}
 
 
-def demo(images: int, seeds: int, steps: int) -> None:
+def demo(images: int, seeds: int, steps: int, device: str = "auto") -> None:
     """Train both models with each seed and print the comparison."""
-    embedded = data.load("fashion_mnist_5k")
+    where, embedded = usable_device(device), data.load("fashion_mnist_5k")
     parameters = sum(p.numel() for p in create_model("convit_mini_28").parameters())
     print(
         f"Fashion-MNIST, {images} training images, {len(embedded.test_labels)} test images. Two models of about "
@@ -30,7 +39,7 @@ def demo(images: int, seeds: int, steps: int) -> None:
         for arm, overrides in ARMS.items():
             model = create_model("convit_mini_28", seed=seed, **overrides)
             recipe = Recipe(steps=steps, seed=seed, evaluations=3)
-            history = train(model, subset, recipe, label=f"{arm:6} seed {seed}")
+            history = train(model, subset, recipe, where, label=f"{arm:6} seed {seed}")
             accuracy[arm].append(history.final_accuracy)
     print("\nTest accuracy in per cent, after the last step")
     print("  seed   " + "".join(f"{arm:>8}" for arm in ARMS) + "     gap")
@@ -47,65 +56,102 @@ def demo(images: int, seeds: int, steps: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    if command and command not in COMMANDS:
+        near = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        print(f"error: Unknown command {command!r}{hint}; known: {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
     options = _parser().parse_args(arguments)
     try:
-        return options.function(options) or 0
+        failed = options.function(options) or 0
+        sys.stdout.flush()
+        return failed
+    except BrokenPipeError:  # whoever reads has seen enough, as in: convit-edu report | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left has somewhere to go
+        return 141
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nStopped. What was recorded is kept; the same command goes on from there.", file=sys.stderr)
+        kept = " What was recorded is kept; the same command goes on from there." if options.command == "run" else ""
+        print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m convit_edu", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(
+        prog="convit-edu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="The paper's own recipe, on ImageNet, is a program of its own: python -m convit_edu.imagenet --help",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"convit_edu {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    command = commands.add_parser("demo", help="train DeiT and ConViT on a few real images and compare them")
+    command = commands.add_parser("demo", help=COMMANDS["demo"])
     command.add_argument("--images", type=positive, default=200, help="training images, over ten classes (200)")
     command.add_argument("--seeds", type=positive, default=2, help="how often each model is trained (2)")
     command.add_argument("--steps", type=positive, default=300, help="optimiser steps of each run (300)")
-    command.set_defaults(function=lambda options: demo(options.images, options.seeds, options.steps))
+    command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
+    command.set_defaults(function=lambda options: demo(options.images, options.seeds, options.steps, options.device))
 
-    command = commands.add_parser("run", help="run recorded experiments; the same command goes on where it stopped")
-    command.add_argument("names", nargs="+", metavar="NAME", help=f"all, or some of: {', '.join(NAMES)}")
-    command.add_argument("--scale", default="laptop", help=f"one of {', '.join(SCALES)} (laptop)")
+    command = commands.add_parser("run", help=COMMANDS["run"])
+    command.add_argument("names", nargs="+", metavar="NAME", help="all, or some of what `convit-edu list` shows")
+    command.add_argument("--scale", default="laptop", help="laptop, gpu, or a rehearsal of either: NAME-rehearsal")
     command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
     command.add_argument("--jobs", type=positive, help="runs side by side (a CPU: one a core; a GPU: four)")
     command.add_argument("--seeds", type=positive, help="seeds of each run (laptop: 5, gpu: 3)")
-    command.add_argument("--data", metavar="ROOT", help="the folder with CIFAR-100 or Imagenette, for scale gpu")
-    command.add_argument("--out", type=Path, default=OUT, help=f"the folder to record into ({OUT})")
+    command.add_argument("--data", type=folder, metavar="ROOT", help="the folder with CIFAR-100 or Imagenette")
+    command.add_argument("--out", type=folder, default=OUT, help=f"the folder to record into ({OUT})")
     command.set_defaults(function=_run)
 
-    command = commands.add_parser("list", help="what experiments there are, and what is recorded of them")
-    command.add_argument("--out", type=Path, default=OUT, help=f"your own records ({OUT})")
-    command.set_defaults(function=lambda options: print(report.listing(options.out)))
+    command = commands.add_parser("list", help=COMMANDS["list"])
+    command.add_argument("--out", type=folder, default=OUT, help=f"your own records ({OUT})")
+    command.set_defaults(function=_list)
 
-    command = commands.add_parser("report", help="tables, intervals and verdicts from the records")
+    command = commands.add_parser("report", help=COMMANDS["report"])
     command.add_argument("names", nargs="*", metavar="NAME", help="experiments (all)")
     command.add_argument("--scale", help="only this scale (all that are recorded)")
-    command.add_argument("--out", type=Path, default=OUT, help=f"your own records, shown beside the shipped ({OUT})")
-    command.set_defaults(function=lambda options: print(report.text(options.names, options.scale, options.out)))
+    command.add_argument("--out", type=folder, default=OUT, help=f"your own records, shown beside the shipped ({OUT})")
+    command.set_defaults(function=_report)
     return parser
 
 
-def _run(options: argparse.Namespace) -> int:
-    from .lab import campaign
+# The laboratory is loaded when it is asked for: the demonstration needs none of it.
 
-    names = list(NAMES) if options.names == ["all"] else options.names
+
+def _run(options: argparse.Namespace) -> int:
+    from .lab import campaign, experiments
+
+    names = dict.fromkeys(each for name in options.names for each in (experiments.NAMES if name == "all" else [name]))
     failed = campaign.run(
-        names, options.scale, options.device, options.jobs, options.seeds, options.data, options.out
+        list(names), options.scale, options.device, options.jobs, options.seeds, options.data, options.out
     )
     if failed:
         print(f"{failed} run(s) failed; their reasons are recorded, and the same command tries them again.")
     return 1 if failed else 0
 
 
+def _list(options: argparse.Namespace) -> None:
+    from .lab import report
+
+    print(report.listing(options.out))
+
+
+def _report(options: argparse.Namespace) -> None:
+    from .lab import report
+
+    print(report.text(options.names, options.scale, options.out))
+
+
 def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text}")
     return int(text)
+
+
+def folder(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 if __name__ == "__main__":

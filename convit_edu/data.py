@@ -51,6 +51,8 @@ class Dataset:
         def refuse(expected, found):
             raise ValueError(f"{self.name}: expected {expected}, not {found}.")
 
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            refuse("two or more classes with different names", self.classes)
         for split in ("train", "test"):
             images, labels = getattr(self, f"{split}_images"), getattr(self, f"{split}_labels")
             if not (torch.is_tensor(images) and torch.is_tensor(labels)):
@@ -66,8 +68,6 @@ class Dataset:
                 refuse(f"{split} labels in 0..{self.num_classes - 1}", f"{labels.min()} to {labels.max()}")
         if self.test_images.shape[1:] != self.train_images.shape[1:]:
             refuse(f"test images of the shape {self.image_shape} of training", tuple(self.test_images.shape[1:]))
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            refuse("two or more classes with different names", self.classes)
         for name, value in (("mean", self.mean), ("std", self.std)):
             if not torch.is_tensor(value) or value.shape != self.image_shape[:1]:
                 refuse(f"{name} as a tensor ({self.image_shape[0]},)", getattr(value, "shape", value))
@@ -131,6 +131,8 @@ class Dataset:
 
         The true test images are not in it. Raises ValueError where a class would have no image on one side.
         """
+        if not isinstance(share, numbers.Real):
+            raise ValueError(f"held_out: share is a number in (0, 1), not {share!r}.")
         labels = self.train_labels.cpu()
         out, counts = self._per_class(share), torch.bincount(labels, minlength=self.num_classes)  # (K,) both
         if not (1 <= out.min() and 1 <= (counts - out).min()):
@@ -144,7 +146,7 @@ class Dataset:
     def _per_class(self, fraction):
         """(K,) that share of each class's training images, rounded half up."""
         counts = torch.bincount(self.train_labels.cpu(), minlength=self.num_classes)
-        return torch.floor(fraction * counts.double() + 0.5)
+        return torch.floor(fraction * counts.cpu().double() + 0.5)
 
     def _take(self, index):
         index = index.to(self.train_labels.device)
@@ -255,7 +257,7 @@ def load(name, root=None, size=None, download=False):
 def _dataset(name, train_images, train_labels, test_images, test_labels, classes):
     # Sums of whole numbers are exact, so that mean and std are the same to the bit on every machine.
     counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in train_images.unbind(1)])
-    value, total = torch.arange(256), counts.sum(1).double()  # counts (C, 256)
+    value, total = torch.arange(256), counts.sum(1).cpu().double()  # counts (C, 256)
     mean = (counts * value).sum(1) / total  # (C,), of 0..255
     std = ((counts * value**2).sum(1) / total - mean**2).clamp(min=1).sqrt()  # never 0, even for plain images
     mean, std = (mean / 255).float(), (std / 255).float()

@@ -18,6 +18,18 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def usable_device(name: str) -> torch.device:
+    """`pick_device` for a name that somebody typed: ValueError if it is none, or if there is no such device here."""
+    try:
+        device = pick_device(name)
+    except RuntimeError:
+        raise ValueError(f"Unknown device {name!r}; known: cpu, cuda, mps, auto.") from None
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device.type):
+        raise ValueError(f"There is no device {name} here that PyTorch can use; leave --device out to take the best.")
+    return device
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode within this context, and after it every part of it in the mode it was in."""

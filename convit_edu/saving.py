@@ -137,7 +137,7 @@ def storable(value: object, name: str) -> object:
         return {key: storable(each, name) for key, each in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError(f"A measure gives numbers and lists of them; {name!r} is {type(value).__name__}.")
+    raise ValueError(f"A measure gives numbers, tensors, lists and dicts; {name!r} holds a {type(value).__name__}.")
 
 
 def save_checkpoint(

@@ -29,7 +29,7 @@ from .evaluation import evaluate, evaluating, pick_device
 from .saving import identity_of, load_checkpoint, one_writer, save_checkpoint, set_weights, storable, unwrapped
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # images, logits, targets -> a number
-Measure = Callable[[nn.Module, int], dict]  # model, steps done -> numbers and lists, by name
+Measure = Callable[[nn.Module, int], dict]  # model, steps done -> what was found, by name
 
 RANGES = (  # names of settings, their least and largest value, and that in words
     ("steps batch_size evaluations", 1, sys.float_info.max, "a whole number of at least 1"),
@@ -224,6 +224,8 @@ def train(
             identity = identity_of(model, data, recipe, loss, measure)
         model.to(device).train()
         if recipe.drop_path is not None:
+            if not hasattr(inner, "set_drop_path"):
+                raise ValueError(f"{type(inner).__name__} has no stochastic depth; leave drop_path out of its recipe.")
             inner.set_drop_path(recipe.drop_path)
         forward = torch.compile(model) if compile else model
         data, loss = data.to(device), loss or recipe.loss

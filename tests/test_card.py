@@ -57,16 +57,26 @@ def test_nothing_recorded_leaves_the_papers_side(tmp_path):
     assert len(table.rows) == len(claims.CLAIMS)
 
 
-@pytest.mark.parametrize(("times", "verdict"), [((1.07, 1.9), "holds"), ((1.07, 2.0), "contradicted")])
-def test_the_speed_row_takes_its_verdict_from_the_slowest_model(tmp_path, times, verdict):
+def test_the_speed_row_shows_both_modes_and_where_it_was_timed(tmp_path):
     (tmp_path / "benchmarks").mkdir()
     rows = [
-        dict(mode="training", row="convit", device="cpu", precision="float32", model="m", images_per_second=1.0,
-             time_over={"deit": time})
-        for time in times
+        dict(mode=mode, row=row, device="cuda", precision="float32", model=model, compiled=False, low=over - 0.1,
+             high=over + 0.1, time_over={plain: over})
+        for mode, shift in (("inference", 0.0), ("training", 0.5))
+        for model, slow in (("m", 2.0), ("n", 3.0))
+        for row, plain, over in (("convit", "deit", 1.0 + shift), ("timm_convit", "timm_deit", slow + shift))
     ]  # fmt: skip
-    (tmp_path / "benchmarks" / "model-cpu.json").write_text(json.dumps({"rows": rows}))
-    assert claims._speed(tmp_path).startswith(f"**{verdict}**")
-    assert f"ours {times[0]:.2f} to {times[1]:.2f}" in claims._speed(tmp_path)
-    (tmp_path / "laptop").symlink_to(records.shipped() / "laptop")
-    assert claims._speed(tmp_path) in claims.card(tmp_path).rows[14][3]
+    (tmp_path / "benchmarks" / "model-cuda.json").write_text(json.dumps({"rows": rows}))
+    shown = claims._speed(tmp_path)
+    assert shown.startswith("**holds on a GPU**<br>") and shown.endswith("no seeds")
+    assert "inference, ConViT's time over DeiT's: timm's form 2.00 to 3.00, fast form 1.00 to 1.00" in shown
+    assert "training, ConViT's time over DeiT's: timm's form 2.50 to 3.50, fast form 1.50 to 1.50" in shown
+    (tmp_path / "runs").symlink_to(records.shipped() / "runs")
+    assert shown in claims.card(tmp_path).rows[14][3]
+    assert "on a CPU" in claims._speed(None) and "GPU" not in claims._speed(None)  # what is shipped so far
+
+
+def test_what_the_setting_decides_is_shown_as_such():
+    found = claims.parts_of("C11")
+    assert claims._measured(found).startswith(f"**{claims.BOUND}**")
+    assert f"{found[0].found.mean:+.2f}" in claims._measured(found)

@@ -5,7 +5,7 @@ from math import exp
 import pytest
 import torch
 
-from convit_edu.beyond.recast import multiply_adds
+from convit_edu.beyond.cost import multiply_adds
 from convit_edu.book.checks import from_cnn_to_convit as checks
 from convit_edu.positions import kernel_centres
 

@@ -285,6 +285,11 @@ def test_held_out_of_the_embedded_set(embedded):
     assert not test & {image.numpy().tobytes() for image in split.test_images}
 
 
+def test_held_out_needs_a_number():
+    with pytest.raises(ValueError, match=r"not '0\.1'"):
+        made_up([10] * 5).held_out("0.1")
+
+
 @pytest.mark.parametrize("share", [0, 0.01, 0.99, 1, 1.5, -0.5])
 def test_held_out_needs_images_on_both_sides(share):
     with pytest.raises(ValueError, match="on both sides; the smallest class of made_up has 10"):

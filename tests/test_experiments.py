@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +11,13 @@ import torch
 from convit_edu import data
 from convit_edu.attention import GPSA, SelfAttention
 from convit_edu.beyond.recast import PatchCNN
-from convit_edu.lab import campaign, experiments, records
-from convit_edu.lab.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, build, grid
+from convit_edu.beyond.single_softmax import PSAConViT
+from convit_edu.lab import campaign, experiments
+from convit_edu.lab.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, grid
+from convit_edu.lab.run_config import RunConfig
 from convit_edu.lab.scales import GPU, LAPTOP, SCALES
 from convit_edu.locality import gates, gpsa_layers
-from convit_edu.model import ConViT
+from convit_edu.model import ConViTSettings
 from convit_edu.positions import kernel_centres
 from convit_edu.train import Recipe, train
 
@@ -34,14 +37,14 @@ def only(name, scale=LAPTOP, settings=SETTINGS, **label):
 
 
 def identities(scale=LAPTOP, settings=SETTINGS):
-    return [records.identity(cell.config, 0) for name in NAMES for cell in grid(name, scale, settings)]
+    return [cell.config.identity(0) for name in NAMES for cell in grid(name, scale, settings)]
 
 
 # --- the rows of Table 3, on built models
 
 
 def row(name, fraction=0.1, seed=0):
-    return build(only("ablation", row=name, fraction=fraction), seed)
+    return only("ablation", row=name, fraction=fraction).build(seed)
 
 
 def starts_as_convolution(layer):
@@ -89,7 +92,8 @@ def test_row_e_has_no_gpsa_and_a_late_class_token_is_all_that_differs_from_it():
     for name, value in model.state_dict().items():
         assert torch.equal(late.state_dict()[name], value)
     same = [only("ablation", row=name, fraction=0.1) for name in ("e", "DeiT, late class token")]
-    assert same[1]["model"].pop("class_token_at") == 3 and same[0] == same[1]
+    assert same[1].model["class_token_at"] == 3
+    assert same[1] == replace(same[0], model=same[0].model | {"class_token_at": 3})
 
 
 def test_the_other_rows_change_one_thing_each():
@@ -99,11 +103,11 @@ def test_the_other_rows_change_one_thing_each():
         ("DeiT, qkv bias", e, {"qkv_bias": True}),
         ("ConViT, 1 head", a, {"num_heads": 1}),
     ):
-        assert only("ablation", row=name, fraction=0.1) == base | {"model": base["model"] | changes}
+        assert only("ablation", row=name, fraction=0.1) == replace(base, model=base.model | changes)
     assert row("ConViT, qkv bias").blocks[0].attn.qk.bias is not None and row("a").blocks[0].attn.qk.bias is None
     few, equal = (only("ablation", row=f"DeiT, {which} heads", fraction=0.1) for which in ("few", "equal"))
-    assert (few["model"]["num_heads"], equal["model"]["num_heads"]) == (3, 9)
-    assert (few["recipe"]["lr"], equal["recipe"]["lr"]) == (4e-3, 2e-3) and few == e  # the better DeiT is row e
+    assert (few.model["num_heads"], equal.model["num_heads"]) == (3, 9)
+    assert (few.recipe.lr, equal.recipe.lr) == (4e-3, 2e-3) and few == e  # the better DeiT is row e
 
 
 @pytest.mark.parametrize("name", ["d", "f"])
@@ -124,11 +128,11 @@ def test_what_is_frozen_stays_as_it_was_while_the_rest_learns(name):
 def test_a_seed_fixes_the_initial_weights():
     state = torch.get_rng_state()
     for config in (only("psa", arm="PSA"), only("sample_efficiency", arm="CNN", fraction=0.2)):
-        first, again, other = (build(config, seed).state_dict() for seed in (0, 0, 1))
+        first, again, other = (config.build(seed).state_dict() for seed in (0, 0, 1))
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert any(not torch.equal(first[name], other[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert gpsa_layers(build(only("psa", arm="PSA"), 0))[0].mixing == "single_softmax"
+    assert isinstance(only("psa", arm="PSA").build(0), PSAConViT)
 
 
 # --- fairness
@@ -140,7 +144,7 @@ def test_pairs_have_the_same_size(scale):
     parameters = []
     for name, label in pairs:
         for settings in (SETTINGS, EQUAL):
-            models = [build(only(name, scale, settings, arm=arm, **label), 0) for arm in ("ConViT", "DeiT")]
+            models = [only(name, scale, settings, arm=arm, **label).build(0) for arm in ("ConViT", "DeiT")]
             sizes = [sum(p.numel() for p in model.parameters()) for model in models]
             assert sizes[0] == pytest.approx(sizes[1], rel=0.03)
             convit, deit = (model.config for model in models)
@@ -152,22 +156,21 @@ def test_pairs_have_the_same_size(scale):
 
 def test_arms_differ_in_their_learning_rate_and_nothing_else_of_the_recipe():
     for name in ("size", "sample_efficiency", "dynamics", "psa"):
-        recipes = {json.dumps(c.config["recipe"] | {"lr": 0, "steps": 0, "warmup_steps": 0}) for c in grid(
-            name, LAPTOP, SETTINGS)}  # fmt: skip
+        recipes = {replace(cell.config.recipe, lr=1, steps=1, warmup_steps=0) for cell in grid(name, LAPTOP, SETTINGS)}
         assert len(recipes) == 1
     arms = ("ConViT", "DeiT", "CNN")
-    rates = {arm: only("sample_efficiency", arm=arm, fraction=0.2)["recipe"]["lr"] for arm in arms}
+    rates = {arm: only("sample_efficiency", arm=arm, fraction=0.2).recipe.lr for arm in arms}
     assert rates == {"ConViT": 1e-3, "DeiT": 4e-3, "CNN": 8e-3}
 
 
 def test_the_search_gives_every_arm_as_many_trials_on_images_held_out():
     cells = grid("search", LAPTOP, None)
     assert {arm: sum(cell.label["arm"] == arm for cell in cells) for arm in LEARNING_RATES} == dict.fromkeys(RATES, 4)
-    assert all(cell.config["held_out"] and cell.seeds == tuple(range(SEARCH_SEEDS)) for cell in cells)
-    assert all(cell.config["recipe"]["lr"] == cell.label["lr"] for cell in cells)
-    assert len({records.identity(cell.config, 0) for cell in cells}) == 16
+    assert all(cell.config.held_out and cell.seeds == tuple(range(SEARCH_SEEDS)) for cell in cells)
+    assert all(cell.config.recipe.lr == cell.label["lr"] for cell in cells)
+    assert len({cell.config.identity(0) for cell in cells}) == 16
     named = [name for name in NAMES if not name.startswith("search")]
-    assert not any("held_out" in config for name in named for config in labelled(name))
+    assert not any(config.held_out for name in named for config in labelled(name))
 
 
 def searched(best, leave_out=()):
@@ -197,7 +200,7 @@ def test_the_search_chooses_the_best_mean_and_the_better_deit():
 
 
 def test_an_incomplete_search_chooses_nothing():
-    incomplete = "learning rates of scale laptop are not known yet; first run: python -m convit_edu run search --scale"
+    incomplete = "learning rates of scale laptop are not known yet; first run: convit-edu run search --scale"
     one_seed = searched(BEST, leave_out=[("CNN", 2e-3, 1)])
     a_rate_replaced = [*searched(BEST, [("CNN", 2e-3, 0), ("CNN", 2e-3, 1)]),
                        {"label": {"arm": "CNN", "lr": 0.5}, "seed": 0, "result": {"accuracy": 1}}]  # fmt: skip
@@ -227,28 +230,28 @@ def test_sample_efficiency_crosses_data_with_steps():
               for fraction in fractions]  # fmt: skip
     for arm in ("ConViT", "DeiT", "CNN"):
         configs = [cell.config for cell in cells if cell.label["arm"] == arm]
-        assert [(config["fraction"], config["recipe"]["steps"]) for config in configs] == wanted
+        assert [(config.fraction, config.recipe.steps) for config in configs] == wanted
         for config in configs:
-            recipe = Recipe(**config["recipe"])
+            recipe = config.recipe
             assert recipe.warmup_steps == recipe.steps / 10 and len(recipe.evaluated_after()) == 8
             assert 0.75 * recipe.steps in recipe.evaluated_after()  # for the gain in the last quarter
-        assert len({json.dumps([config["model"], config["recipe"]["batch_size"]]) for config in configs}) == 1
+        assert len({json.dumps([config.model, config.recipe.batch_size]) for config in configs}) == 1
     assert [(cell.label["fraction"], cell.label["steps"]) for cell in cells[::3]] == wanted
     large = labelled("sample_efficiency", GPU, arm="ConViT")
-    assert [config["fraction"] for config in large] == [0.05, 0.2, 1.0]
-    assert {config["recipe"]["steps"] for config in large} == {8000}  # images seen are constant
+    assert [config.fraction for config in large] == [0.05, 0.2, 1.0]
+    assert {config.recipe.steps for config in large} == {8000}  # images seen are constant
 
 
 def test_experiments_that_look_inside_share_their_runs():
-    pair = [records.identity(cell.config, 0) for cell in grid("dynamics", LAPTOP, SETTINGS)]
+    pair = [cell.config.identity(0) for cell in grid("dynamics", LAPTOP, SETTINGS)]
     for name in ("masking", "metric", "psa"):
-        assert [records.identity(cell.config, 0) for cell in grid(name, LAPTOP, SETTINGS)][:2] == pair
+        assert [cell.config.identity(0) for cell in grid(name, LAPTOP, SETTINGS)][:2] == pair
     without, with_cutmix = (only("cutmix", cutmix=alpha) for alpha in (0.0, 1.0))
-    assert records.identity(without, 0) == pair[1]
-    assert with_cutmix == without | {"recipe": without["recipe"] | {"cutmix": 1.0}}
-    assert all(config["probe"] for name in ("dynamics", "psa", "cutmix", "checkpoints") for config in labelled(name))
+    assert without.identity(0) == pair[1]
+    assert with_cutmix == replace(without, recipe=replace(without.recipe, cutmix=1.0))
+    assert all(config.probe for name in ("dynamics", "psa", "cutmix", "checkpoints") for config in labelled(name))
     assert [cell.seeds for cell in grid("checkpoints", LAPTOP, SETTINGS)] == [(0,), (0,)]
-    both = [c.config["data"] for c in grid("dynamics", GPU, SETTINGS)]
+    both = [c.config.data for c in grid("dynamics", GPU, SETTINGS)]
     assert both == ["cifar100"] * 2 + ["imagenette"] * 2
 
 
@@ -256,38 +259,38 @@ def test_the_locality_grid_changes_strength_and_layers_alone():
     configs = {(c.label["strength"], c.label["layers"]): c.config for c in grid("locality_grid", LAPTOP, SETTINGS)}
     assert set(configs) == {(None, 0), *((s, n) for s in (0.25, 1.0, 4.0) for n in (1, 4))}
     for (strength, layers), config in configs.items():
-        model = build(config, 0)
+        model = config.build(0)
         assert model.pool == "mean" and len(gpsa_layers(model)) == layers
         assert all(layer.locality_strength == strength for layer in gpsa_layers(model))
         changes = dict(local_up_to_layer=layers, locality_strength=strength or 1.0)
-        assert config == configs[1.0, 4] | {"model": configs[1.0, 4]["model"] | changes}
+        assert config == replace(configs[1.0, 4], model=configs[1.0, 4].model | changes)
 
 
 def built(configs):
     """Each different model of these configurations, beside its configuration."""
-    parts = ("model", "freeze", "initial")
-    different = {json.dumps([config.get(part) for part in parts]): config for config in configs}
-    return [(config, build(config, 0).eval()) for config in different.values()]
+    different = {json.dumps([c.network, c.model, c.freeze, c.initial]): c for c in configs}
+    return [(config, config.build(0).eval()) for config in different.values()]
 
 
 @pytest.mark.parametrize("scale", [LAPTOP, GPU], ids=lambda scale: scale.name)
 def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(scale):
     shapes = {"fashion_mnist_5k": (1, 28, 10), "cifar100": (3, 32, 100), "imagenette": (3, 96, 10)}
     configs = [cell.config for name in NAMES for cell in grid(name, scale, SETTINGS)]
-    assert {config["data"] for config in configs} == {"fashion_mnist_5k"} if scale is LAPTOP else set(shapes)
+    assert {config.data for config in configs} == {"fashion_mnist_5k"} if scale is LAPTOP else set(shapes)
     for config in configs:
-        recipe = Recipe(**config["recipe"])
+        recipe = config.recipe
         first, then = scale.recast_steps
         assert recipe.steps in (scale.steps, scale.long_steps, first, then, first + then) and recipe.drop_path is None
-        assert 0 < campaign.arithmetic(config) < 1e18 and json.loads(json.dumps(config)) == config
+        assert 0 < campaign.arithmetic(config) < 1e18
+        assert RunConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
     for config, model in built(configs):
-        channels, side, classes = shapes[config["data"]]
+        channels, side, classes = shapes[config.data]
         with torch.no_grad():
             assert model(torch.zeros(1, channels, side, side)).shape == (1, classes)
         assert any(isinstance(module, GPSA) for module in model.modules()) == bool(
-            config["model"].get("local_up_to_layer")
+            config.model.get("local_up_to_layer")
         )
-        assert (config["model"].get("kind") == "PatchCNN") == isinstance(model, PatchCNN)
+        assert (config.network == "PatchCNN") == isinstance(model, PatchCNN)
 
 
 def test_a_rehearsal_is_the_same_grid_in_a_few_steps():
@@ -296,8 +299,8 @@ def test_a_rehearsal_is_the_same_grid_in_a_few_steps():
         for name in NAMES:
             pairs = zip(grid(name, scale, SETTINGS), grid(name, small, SETTINGS), strict=True)
             for cell, short in pairs:
-                assert short.config["recipe"]["steps"] <= 4 and short.config["model"] == cell.config["model"]
-                assert short.config.get("probe") == cell.config.get("probe")
+                assert short.config.recipe.steps <= 4 and short.config.model == cell.config.model
+                assert short.config.probe == cell.config.probe
 
 
 # --- names
@@ -310,33 +313,50 @@ def test_an_option_that_is_added_off_by_default_changes_no_name(monkeypatch):
     class Later(Recipe):
         shiny: float = 0.0
 
-    signature = inspect.signature(experiments.ConViT)
+    signature = inspect.signature(experiments.ConViTSettings)
     option = inspect.Parameter("registers", inspect.Parameter.KEYWORD_ONLY, default=None)
 
     class LaterModel:
         __signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
 
     monkeypatch.setattr(experiments, "Recipe", Later)
-    monkeypatch.setattr(experiments, "ConViT", LaterModel)
+    monkeypatch.setattr(experiments, "ConViTSettings", LaterModel)
     assert identities() == before
     some = experiments.Grid(LAPTOP, SETTINGS)
     cells = [some.cell({}), some.cell({}, recipe={"shiny": 0.0}), some.cell({}, recipe={"shiny": 1.0}),
              some.cell({}, registers=4)]  # fmt: skip
-    names = [records.identity(cell.config, 0) for cell in cells]
+    names = [cell.config.identity(0) for cell in cells]
     assert names[0] == names[1] and len(set(names)) == 3
 
 
 def test_what_is_on_by_default_stands_in_the_configuration_also_when_off():
     config = only("ablation", row="g", fraction=0.1)
-    assert config["model"]["positional_init"] is False and config["model"]["identity_values"] is False
-    assert only("dynamics", arm="DeiT")["model"]["local_up_to_layer"] == 0
-    assert experiments.Grid(LAPTOP, SETTINGS).cell({}, recipe={"flip": False}).config["recipe"]["flip"] is False
-    assert not {"mixup", "cutmix", "erasing", "drop_path"} & set(config["recipe"])
-    assert not {"held_out", "save"} & set(config)
+    assert config.model["positional_init"] is False and config.model["identity_values"] is False
+    assert only("dynamics", arm="DeiT").model["local_up_to_layer"] == 0
+    off = experiments.Grid(LAPTOP, SETTINGS).cell({}, recipe={"flip": False}).config.as_json()
+    assert off["recipe"]["flip"] is False
+    assert not {"mixup", "cutmix", "erasing", "drop_path", "seed"} & set(off["recipe"])
+    assert not {"held_out", "save", "network", "teacher"} & set(off)
     for name in NAMES:
-        for cell in grid(name, LAPTOP, SETTINGS):
-            model = dict(cell.config["model"])
-            kind = model.pop("kind", "")
-            if kind != "CNN":  # nothing is left to a default that may move
-                whole = inspect.signature(PatchCNN if kind == "PatchCNN" else ConViT).parameters
-                assert {key for key, p in whole.items() if p.default} <= set(model)
+        for config in labelled(name):
+            if config.network != "CNN":  # nothing is left to a default that may move
+                whole = inspect.signature(PatchCNN if config.network == "PatchCNN" else ConViTSettings).parameters
+                assert {key for key, p in whole.items() if p.default} <= set(config.model)
+
+
+@pytest.mark.parametrize(("change", "named"), [
+    (dict(network="RNN"), "RNN"), (dict(freeze="gates"), "gates"), (dict(initial="lucky"), "lucky"),
+    (dict(fraction=0.0), "0.0"), (dict(fraction=1.5), "1.5"), (dict(fraction=float("nan")), "nan"),
+])  # fmt: skip
+def test_a_configuration_that_cannot_be_run_is_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        replace(only("psa", arm="PSA"), **change)
+
+
+def test_a_configuration_of_another_version_is_refused():
+    found = only("distillation", arm="DeiT", teacher="CNN").as_json()
+    for bad in (found | {"shiny": 1}, found | {"recipe": {"glow": 1}}, found | {"teacher": {"data": "x"}},
+                {key: value for key, value in found.items() if key != "model"}, found | {"model": 3}):  # fmt: skip
+        with pytest.raises(ValueError):
+            RunConfig.from_json(bad)
+    assert RunConfig.from_json(found).as_json() == found

@@ -10,17 +10,18 @@ from html.parser import HTMLParser
 from io import BytesIO
 from xml.etree import ElementTree
 
+import lint_notebooks
 import numpy as np
 import pytest
-import test_book
 import torch
 from PIL import Image
 
 from convit_edu import GPSA, data, locality
 from convit_edu.book import explorers as module
-from convit_edu.book import stills
-from convit_edu.lab import experiments, packing, records, report
+from convit_edu.book import networks, stills
+from convit_edu.lab import experiments, records, report
 from convit_edu.lab import run as worker
+from convit_edu.lab.results import settings
 from convit_edu.lab.scales import SCALES
 from convit_edu.positions import positional_scores
 from convit_edu.train import train
@@ -32,10 +33,6 @@ random = np.random.default_rng(0)
 def softmax(scores):
     powers = np.exp(scores - scores.max(-1, keepdims=True))
     return powers / powers.sum(-1, keepdims=True)
-
-
-def recorded():
-    return {arm: records.attention(arm.lower()).steps for arm in ("ConViT", "DeiT")}
 
 
 def cells():
@@ -55,21 +52,21 @@ def cells():
 
 @pytest.fixture(scope="module")
 def boot():
-    return data.load("fashion_mnist_5k").test_images[worker.PICTURE, 0]  # (28, 28)
+    return data.load("fashion_mnist_5k").test_images[0, 0]  # (28, 28)
 
 
 @pytest.fixture(scope="module")
-def explorers(boot):
-    content, position = softmax(random.normal(size=(3, 9, 49, 49))), random.normal(size=(3, 9, 3))
+def explorers():
     return {
         "positional": module.positional_explorer(),
-        "gate": module.gate_explorer(boot, content, position, random.uniform(size=(3, 9))),
-        "trained": module.trained_explorer(boot, recorded()),
+        "whole": module.network_explorer("whole", picture=3, layer=2, head=5),
+        "layer": module.network_explorer("layer", layer=2, head=5, query=(2, 3)),
+        "small": module.network_explorer("small", picture=5, layer=2, head=5, scope=2),
         "curves": module.curves_explorer(cells()),
     }
 
 
-KINDS = ("positional", "gate", "trained", "curves")
+KINDS = ("positional", "whole", "layer", "small", "curves")
 
 
 # --- an output stands alone
@@ -96,19 +93,27 @@ def test_a_notebook_may_hold_it(explorers, kind):
     assert bundle == {"text/plain": repr(explorers[kind]), "text/html": explorers[kind]._repr_html_()}
     output = {"output_type": "execute_result", "data": bundle}
     nb = {"cells": [{"cell_type": "code", "source": "shown", "metadata": {}, "outputs": [output]}]}
-    for rule in (test_book.no_local_path, test_book.images_have_alt, test_book.no_remote_image):
+    for rule in (lint_notebooks.no_local_path, lint_notebooks.images_have_alt, lint_notebooks.no_remote_image):
         assert rule(nb) == [], rule.__name__
-    assert not test_book.PROGRESS.search(bundle["text/html"])
+    assert not lint_notebooks.PROGRESS.search(bundle["text/html"])
+
+
+BOUNDS = {"explorers.js": 16_000, "convit.js": 17_000, "network.js": 20_000, "explorers.css": 8_500}
+NETWORK = 200_000  # bytes of a network in a page; 400,000 were allowed
 
 
 def test_what_it_weighs(explorers):
-    script = module._source("explorers.js")
-    assert len(script.encode()) <= 12_000 and len(module._source("explorers.css").encode()) <= 4_000
-    inside = script + "".join(explorer.parts for explorer in module.values())
+    scripts = {name: module._source(name) for name in BOUNDS}
+    for name, bound in BOUNDS.items():
+        assert bound / 2 < len(scripts[name].encode()) <= bound, name
+    inside = "".join(scripts.values()) + "".join(explorer.parts for explorer in explorers.values())
     assert not re.search("</script|<!--", inside, re.I)  # nothing in a script element ends it
-    weights = {kind: len(explorer._repr_html_().encode()) for kind, explorer in module.items()}
-    assert weights["trained"] <= 400_000 and weights["gate"] <= 125_000
-    assert weights["positional"] <= 25_000 and weights["curves"] <= 70_000
+    weights = {kind: len(explorer._repr_html_().encode()) for kind, explorer in explorers.items()}
+    assert weights["whole"] <= 600_000 and weights["layer"] <= 400_000 and weights["small"] <= 380_000
+    assert weights["positional"] <= 50_000 and weights["curves"] <= 80_000
+    for arm in ("convit", "deit"):
+        assert 150_000 < len(explorers["whole"].shared[arm]) <= NETWORK
+    assert len(explorers["whole"].shared["pictures"]) <= 100_000
 
 
 class Elements(HTMLParser):
@@ -144,12 +149,15 @@ def test_it_is_described_and_its_controls_have_labels(explorers, kind):
     assert root["role"] == "group" and root["aria-label"] == explorer.title
     assert picture["alt"] == explorer.words and len(explorer.words) > 80 and explorer.words in repr(explorer)
     page = Elements(explorer.parts)
-    (live,) = [attributes for _, attributes in page.found if attributes.get("aria-live") == "polite"]
-    assert live["role"] == "status"
+    live = [attributes for _, attributes in page.found if attributes.get("role") == "status"]
+    assert len(live) == 1 and live[0]["aria-live"] == "polite"
     controls = [attributes["name"] for tag, attributes in page.found if tag in ("input", "select")]
-    assert len(page.labels) == len(controls) == len(set(controls)) and all(label.strip() for label in page.labels)
+    named = [a.get("aria-label") or label.strip() for (tag, a), label in
+             zip([f for f in page.found if f[0] in ("input", "select")], page.labels, strict=True)]  # fmt: skip
+    assert all(named) and len(set(named)) == len(named)
+    assert len(set(controls) - {"picture"}) == len([name for name in controls if name != "picture"])
     grids = [attributes["aria-label"] for _, attributes in page.found if attributes.get("role") == "grid"]
-    assert len(set(grids)) == len(grids) == {"positional": 3, "gate": 4, "trained": 2, "curves": 0}[kind]
+    assert len(set(grids)) == len(grids) == {"positional": 3, "whole": 7, "layer": 5, "small": 2, "curves": 0}[kind]
 
 
 def test_importing_it_needs_neither_timm_nor_matplotlib_nor_training():
@@ -157,39 +165,79 @@ def test_importing_it_needs_neither_timm_nor_matplotlib_nor_training():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
-# --- packing
+# --- networks as text
 
 
 def as_bytes(text):
-    """The way back from `packing.as_text`."""
-    back = {new: old for old, new in packing.SIGNS.items()}
-    return np.frombuffer(base64.b85decode(text.translate({new: chr(old) for new, old in back.items()})), np.uint8)
+    """The way back from `networks.as_text`."""
+    back = {new: chr(old) for old, new in networks.SIGNS.items()}
+    return base64.b85decode(text.translate(back))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("tokens", [1, 4, 49, 50])
-def test_packing_loses_at_most_half_a_step(bits, tokens):
-    values = softmax(random.normal(scale=3, size=(2, 3, 20, tokens)))
-    values[0, 0, 0] = np.eye(tokens)[0]
-    packed = packing.pack(values, bits)
-    assert packed.dtype == np.uint8 and packed.shape == (2, 3, 20, 2 + -(-tokens * bits // 8))
-    back = packing.unpack(packed, tokens, bits)
-    top = back.max(-1, keepdims=True)
-    assert np.all(np.abs(top - values.max(-1, keepdims=True)) <= 1 / 65535)
-    assert np.all(np.abs(back - values) <= top / (2**bits - 1) / 2 * (1 + 1e-9))
-    assert np.array_equal(packing.pack(back, bits), packed)  # what was recorded packed is shown as it is
-    text = packing.as_text(packed)
-    assert not set("<&%\\\"'/") & set(text) and np.array_equal(as_bytes(text)[: packed.size], packed.ravel())
+def test_text_may_stand_in_a_page():
+    content = random.integers(0, 256, 4000, dtype=np.uint8).tobytes()
+    text = networks.as_text(content)
+    assert as_bytes(text) == content and not set("<&%\\\"'/") & set(text)
 
 
-def test_packing_refuses_what_is_no_attention():
-    for values in ([], [0.5, -0.1], [0.2, 1.5], [np.nan, 0.5], np.ones(())):
-        with pytest.raises(ValueError, match="numbers from 0 to 1, and it is not empty"):
-            packing.pack(values)
-    with pytest.raises(ValueError, match="at 4 or 8 bits, not 5"):
-        packing.pack([0.5], 5)
-    with pytest.raises(ValueError, match="rows of 27 bytes do not hold 40 values at 4 bits"):
-        packing.unpack(np.zeros((49, 27), np.uint8), 40)
+@pytest.mark.parametrize("arm", ["convit", "deit"])
+def test_a_packed_network_is_the_rounded_one_to_half_a_step(arm):
+    model = records.checkpoint(arm)
+    packed, near = networks.packed(model), networks.rounded(model)
+    content, at = as_bytes(packed["text"]), 0
+    for name, shape, kind in packed["tensors"]:
+        value, kept, size = model.state_dict()[name], near.state_dict()[name].numpy(), int(np.prod(shape))
+        if kind == "half":
+            found = np.frombuffer(content, "<f2", size, at)
+            assert size < networks.SMALL and np.abs(kept - value.numpy()).max() <= np.abs(value.numpy()).max() / 2000
+            at += 2 * size
+        else:
+            rows = shape[1] if shape[0] == 1 else shape[0]
+            scales = np.frombuffer(content, "<f2", rows, at).astype(np.float32)[:, None]
+            found = scales * np.frombuffer(content, np.int8, size, at + 2 * rows).reshape(rows, -1)
+            assert np.all(np.abs(found.reshape(shape) - value.numpy()).reshape(rows, -1) <= scales * 0.57)
+            at += 2 * rows + size
+        assert np.array_equal(found.reshape(shape).astype(np.float32), kept)
+    assert 0 <= len(content) - at < 4
+
+
+def test_rounding_changes_few_answers(boot):
+    fashion = data.load("fashion_mnist_5k")
+    images = fashion.normalize(fashion.test_images[:300])
+    for arm in ("convit", "deit"):
+        model = records.checkpoint(arm)
+        with torch.no_grad():
+            exact, near = model(images), networks.rounded(model)(images)
+        assert (exact.argmax(1) != near.argmax(1)).sum() <= 2
+        assert 0 < (exact.softmax(1) - near.softmax(1)).abs().max() < 0.02
+
+
+def test_a_network_that_a_page_cannot_compute_is_refused():
+    from convit_edu.beyond.single_softmax import PSAConViT
+    from convit_edu.model import CONFIGS, ConViT
+
+    other = ((ConViT, {"in_chans": 3}), (ConViT, {"qkv_bias": True}), (PSAConViT, {}), (ConViT, {"pool": "mean"}))
+    for kind, changes in other:
+        with pytest.raises(ValueError, match="A page computes networks for grey images"):
+            networks.packed(kind(**CONFIGS["convit_mini_28"] | changes))
+    for wrong in (float("nan"), 1e6):
+        model = records.checkpoint("deit")
+        model.norm.bias.data[3] = wrong
+        with pytest.raises(ValueError, match=r"norm\.bias holds numbers that are not finite"):
+            networks.packed(model)
+
+
+def test_the_pictures_are_of_every_class():
+    fashion = data.load("fashion_mnist_5k")
+    found = networks.pictures(fashion)
+    assert len(found["labels"]) == 100 and found["shown"] == 20
+    assert sorted(found["labels"][:20]) == sorted([*range(10)] * 2)
+    assert np.bincount(found["labels"]).tolist() == [10] * 10 and len(set(found["numbers"])) == 100
+    pixels = np.frombuffer(as_bytes(found["text"]), np.uint8)[: 100 * 784].reshape(100, 28, 28)
+    assert np.array_equal(pixels, fashion.test_images[found["numbers"], 0].numpy())
+    assert found["labels"] == fashion.test_labels[found["numbers"]].tolist()
+    with pytest.raises(ValueError, match="fewer than 101 test images"):
+        networks.pictures(fashion, each=101)
 
 
 # --- the numbers are the package's
@@ -211,28 +259,25 @@ def test_a_gaussian_is_where_gpsa_starts():
         assert layer.pos_proj.weight[head].tolist() == list(module.gaussian(1.5, centre))
 
 
-def test_the_gate_explorer_holds_what_it_was_given(boot):
-    content, position, gates = softmax(random.normal(size=(2, 4, 49, 49))), random.normal(size=(2, 4, 3)), np.eye(2, 4)
-    given = module.gate_explorer(boot, torch.tensor(content), torch.tensor(position), torch.tensor(gates)).data
-    assert given["grid"] == [7, 7] and given["gates"] == gates.tolist()
-    np.testing.assert_allclose(given["position"], position, atol=1e-9)
-    for layer in range(2):
-        packed = as_bytes(given["content"][layer])[: 4 * 49 * 51].reshape(4, 49, 51)
-        back = packing.unpack(packed, 49, 8)
-        assert np.all(np.abs(back - content[layer]) <= back.max(-1, keepdims=True) / 510 * (1 + 1e-9))
+def test_the_words_of_a_network_explorer_are_the_packages(explorers):
+    fashion, model = data.load("fashion_mnist_5k"), networks.rounded(records.checkpoint("convit"))
+    number = networks.pictures(fashion)["numbers"][3]
+    image = fashion.normalize(fashion.test_images[number][None])
+    with torch.no_grad():
+        weights = locality.attention_on(model, image)[2][0, 5, 24]
+        answer = fashion.classes[model(image).argmax()]
+    row, column = divmod(weights.argmax().item(), 7)
+    words = explorers["whole"].words
+    assert f"mixture gives most to row {row + 1}, column {column + 1} ({weights.max():.2f})" in words
+    assert f"The trained ConViT says {answer}, DeiT says" in words
 
 
-def test_the_explorer_of_trained_models_holds_what_was_recorded(explorers):
-    models = explorers["trained"].data["models"]
-    assert [model["name"] for model in models] == ["ConViT", "DeiT"]
-    for model, steps in zip(models, recorded().values()):
-        assert model["tokens"] == [a.shape[-1] for a in steps[0]]
-        for texts, layers in zip(model["maps"], steps.values(), strict=True):
-            for text, attention in zip(texts, layers, strict=True):
-                heads, tokens, _ = attention.shape
-                size = 2 + (tokens + 1) // 2
-                packed = as_bytes(text)[: heads * tokens * size].reshape(heads, tokens, size)
-                np.testing.assert_allclose(packing.unpack(packed, tokens), attention, atol=1e-15)
+def test_the_moments_travel_only_where_somebody_watches(monkeypatch):
+    assert "moments" not in module.network_explorer("whole").shared
+    monkeypatch.delenv("CONVIT_EDU_PROGRESS")
+    monkeypatch.setattr(networks, "moments", lambda: {"convit": {}, "deit": {}})
+    assert "moments" in module.network_explorer("whole").shared
+    assert "moments" not in module.network_explorer("layer").shared
 
 
 def test_the_curves_are_the_records(explorers):
@@ -256,46 +301,43 @@ def test_one_seed_has_no_interval():
     assert "±" not in explorer.words
 
 
-# --- the recording
+# --- moments of training
 
 
-def test_the_recorded_attention_is_that_of_the_shipped_checkpoints():
-    fashion = data.load("fashion_mnist_5k")
+def test_the_shipped_moments_are_of_the_same_networks():
     for arm in ("convit", "deit"):
-        found, model = records.attention(arm), records.checkpoint(arm)
-        assert found.picture == worker.PICTURE and list(found.steps) == [0, 600, 1200]
-        image = fashion.normalize(fashion.test_images[found.picture : found.picture + 1])
-        for recorded, weights in zip(found.steps[1200], locality.attention_on(model, image), strict=True):
-            top = recorded.max(-1, keepdims=True)
-            assert np.all(np.abs(recorded - weights[0].numpy()) <= top / 30 + 0.01)  # the weights are in float16
-            assert np.all(np.abs(recorded.sum(-1) - 1) <= top[..., 0] / 30 * recorded.shape[-1])
-        assert not np.allclose(found.steps[0][0], found.steps[1200][0], atol=0.02)
+        assert records.moments(arm) == [0, 150, 300, 600, 900] and records.steps(arm) == 1200
+        start, end = records.checkpoint(arm, step=0), records.checkpoint(arm)
+        assert start.config == end.config
+        assert not any(torch.equal(a, b) for a, b in zip(start.parameters(), end.parameters()) if a.ndim > 1)
+    gates = [locality.gates(records.checkpoint("convit", step=step)) for step in (0, 900)]
+    assert torch.allclose(gates[0], torch.tensor(0.7311), atol=1e-3)
+    assert not torch.allclose(gates[1], gates[0], atol=1e-3)
 
 
 def rehearsal():
-    scale = SCALES["laptop-rehearsal"]
-    settings = experiments.choose(records.read(records.path_of(records.shipped(), "laptop", "search")), scale)
-    return experiments.grid("checkpoints", scale, settings)
+    chosen = settings(SCALES["laptop"], records.shipped())
+    return experiments.grid("checkpoints", SCALES["laptop-rehearsal"], chosen)
 
 
-def test_a_run_that_is_saved_records_its_attention_and_nothing_else_changes(tmp_path):
+def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path):
     config = rehearsal()[0].config
     torch.set_num_threads(1)
-    first, again = (worker.perform(config, 0, "cpu", None, None) for _ in range(2))
-    assert first["attention"] == again["attention"] and first["weights"] == again["weights"]
-    unsaved = worker.perform({key: value for key, value in config.items() if key != "save"}, 0, "cpu", None, None)
+    first = worker.perform(config, 0, "cpu", None, None)
+    unsaved = worker.perform(dataclasses.replace(config, save=""), 0, "cpu", None, None)
     assert set(unsaved) == {"result", "history", "meta"}
     assert {key: first[key] for key in ("result", "history")} == {key: unsaved[key] for key in ("result", "history")}
-    records.write_bytes(tmp_path / "laptop" / "convit.attention.safetensors", first["attention"])
-    found = records.attention("convit", folder=tmp_path)
-    assert list(found.steps) == [0, config["recipe"]["steps"]]  # a rehearsal is not measured in its middle
-    assert [a.shape for a in found.steps[0]] == [(9, 49, 49)] * 3 + [(9, 50, 50)]
+    records.write_bytes(tmp_path / "laptop" / "convit.moments.safetensors", first["moments"])
+    assert records.moments("convit", folder=tmp_path) == [0]  # a rehearsal is not measured on its way
+    found, built = records.checkpoint("convit", folder=tmp_path, step=0), config.build(0)
+    for kept, initial in zip(found.parameters(), built.parameters(), strict=True):
+        assert torch.equal(kept, initial.half().float())
 
 
-def test_an_interrupted_run_keeps_the_attention_of_its_start(tmp_path):
+def test_an_interrupted_run_keeps_the_weights_of_its_start(tmp_path):
     config, fashion = rehearsal()[0].config, data.load("fashion_mnist_5k")
     fashion = dataclasses.replace(fashion, test_images=fashion.test_images[:50], test_labels=fashion.test_labels[:50])
-    recipe = worker.Recipe(**config["recipe"] | {"evaluations": 2})
+    recipe = dataclasses.replace(config.recipe, evaluations=2)
     probe = worker.Probe(fashion, recipe.steps)
 
     def stopped(model, step):
@@ -304,24 +346,26 @@ def test_an_interrupted_run_keeps_the_attention_of_its_start(tmp_path):
         return probe(model, step)
 
     def run(measure, **options):
-        return train(experiments.build(config, 0), fashion, recipe, "cpu", measure=measure, **options)
+        return train(config.build(0), fashion, recipe, "cpu", measure=measure, **options)
 
     stopped.identity = probe.identity
     with pytest.raises(KeyboardInterrupt):
         run(stopped, checkpoint=tmp_path / "run.pt")
     histories = run(probe, checkpoint=tmp_path / "run.pt"), run(probe)
-    resumed, whole = (history.measured["attention"] for history in histories)
-    assert list(resumed) == list(whole) == [0, recipe.steps // 2, recipe.steps]
-    assert all(torch.equal(*pair) for step in whole for pair in zip(resumed[step], whole[step], strict=True))
+    resumed, whole = (history.measured["weights"] for history in histories)
+    assert list(resumed) == list(whole) == [0, recipe.steps // 2]
+    assert all(torch.equal(resumed[step][name], value) for step in whole for name, value in whole[step].items())
 
 
-def test_a_missing_or_damaged_recording_is_named(tmp_path):
-    with pytest.raises(records.RecordError, match=r"no recorded attention .*run checkpoints, into a new folder"):
-        records.attention("convit", folder=tmp_path)
-    for bad in (b"", b"x" * 100, records.attention_bytes({0: [torch.zeros(1, 4, 9).byte()]}, 0, "an id")):
-        records.write_bytes(tmp_path / "laptop" / "convit.attention.safetensors", bad)
-        with pytest.raises(records.RecordError, match=r"convit\.attention\.safetensors is no readable recorded attent"):
-            records.attention("convit", folder=tmp_path)
+def test_a_missing_or_damaged_moment_is_named(tmp_path):
+    with pytest.raises(records.RecordError, match=r"no checkpoint .*moments\.safetensors; make it with"):
+        records.checkpoint("convit", folder=tmp_path, step=0)
+    for bad in (b"", b"x" * 100):
+        records.write_bytes(tmp_path / "laptop" / "convit.moments.safetensors", bad)
+        with pytest.raises(records.RecordError, match=r"convit\.moments\.safetensors is no readable checkpoint"):
+            records.moments("convit", folder=tmp_path)
+    with pytest.raises(records.RecordError, match="no weights after 7 steps"):
+        records.checkpoint("convit", step=7)
 
 
 # --- still pictures
@@ -331,11 +375,11 @@ def test_a_missing_or_damaged_recording_is_named(tmp_path):
 def test_the_still_picture_is_drawn(explorers, kind):
     picture = ElementTree.fromstring(still(explorers[kind]))
     count = {what: len(picture.findall(f".//{{{SVG}}}{what}")) for what in ("image", "polyline", "polygon")}
-    wanted = {"positional": (2, 0, 0), "gate": (4, 0, 0), "trained": (7, 0, 0), "curves": (0, 15, 15)}[kind]
+    wanted = {"positional": (2, 0, 0), "whole": (5, 0, 0), "curves": (0, 15, 15)}.get(kind, (4, 0, 0))
     assert tuple(count.values()) == wanted
     texts = " ".join(text.text for text in picture.iter(f"{{{SVG}}}text"))
-    says = {"positional": "kernel", "gate": "mixture", "trained": "DeiT, 600 steps", "curves": "1,200 steps, 5 %"}
-    assert says[kind] in texts and ("of the attention" in texts or kind == "curves")
+    says = {"positional": "kernel", "whole": "DeiT", "curves": "1,200 steps, 5 %"}
+    assert says.get(kind, "mixture") in texts and ("of the attention" in texts or kind == "curves")
 
 
 def test_pixels_are_written_as_they_are(boot):
@@ -359,29 +403,19 @@ def test_heat_maps_have_the_colours_of_the_figures():
 # --- bad input
 
 
-def bad(changes):
-    given = dict(picture=np.zeros((28, 28)), content=np.full((1, 2, 4, 4), 0.25), position=np.zeros((1, 2, 3)),
-                 gates=np.zeros((1, 2)))  # fmt: skip
-    return module.gate_explorer(**given | changes)
-
-
 LINE, NAMES = [[50.0, 1.0]] * 2, ("ConViT", "DeiT", "gap")
-UNIFORM, BLACK = [np.full((2, 4, 4), 0.25)], np.zeros((4, 4))
 REFUSED = {
     "strength": (lambda: module.positional_explorer(strength=5), "a strength from 0 to 4 .* not with 5"),
     "step": (lambda: module.positional_explorer(centre=(0.3, 0)), r"in halves, .* not with 1.0, \(0.3, 0\)"),
     "centre": (lambda: module.positional_explorer(centre=(4, 0)), r"not with 1.0, \(4, 0\)"),
     "side": (lambda: module.positional_explorer(grid=2), "3 to 14 patches a side"),
-    "content": (lambda: bad({"content": np.zeros((2, 4, 4))}), r"needs content \(L, H, N, N\)"),
-    "position": (lambda: bad({"position": np.zeros((1, 2, 2))}), r"not \(1, 2, 4, 4\), \(1, 2, 2\) and \(1, 2\)"),
-    "values": (lambda: bad({"content": np.full((1, 2, 4, 4), 2.0)}), "numbers from 0 to 1"),
-    "picture": (lambda: bad({"picture": np.zeros((2, 2)) - 1}), "values from 0 to 255"),
-    "grid": (lambda: bad({"grid": (2, 3)}), r"4 patches do not fill a grid of 2 x 3; pass grid="),
-    "steps": (lambda: module.trained_explorer(BLACK, {"A": {0: UNIFORM}, "B": {1: UNIFORM}}), "same train"),
-    "no model": (lambda: module.trained_explorer(BLACK, {}), "same training steps"),
-    "layers": (lambda: module.trained_explorer(BLACK, {"A": {0: UNIFORM, 1: UNIFORM * 2}}), "same number"),
-    "tokens": (lambda: module.trained_explorer(BLACK, {"A": {0: [np.ones((2, 6, 6)) / 6]}}, (2, 2)),
-               r"attention of A must be \(H, N, N\) .* N being 4 or 5, not \(2, 6, 6\)"),
+    "form": (lambda: module.network_explorer("large"), "one of whole, layer, small"),
+    "picture": (lambda: module.network_explorer(picture=100), "a picture below 100, .* not whole, 100"),
+    "layer": (lambda: module.network_explorer("layer", layer=3), "one of 3 layers"),
+    "head": (lambda: module.network_explorer(head=9), "9 heads"),
+    "query": (lambda: module.network_explorer(query=(7, 0)), r"7 x 7 patches, .*\(7, 0\)"),
+    "nan": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, [[np.nan, 1]] * 2))}), "no number"),
+    "grey": (lambda: stills.png(np.zeros((2, 2)) - 1), "values from 0 to 255"),
     "no cell": (lambda: module.curves_explorer({}), "needs a cell"),
     "line": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], {"ConViT": LINE, "DeiT": LINE})}), "needs the lines"),
     "length": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, LINE[:1]))}),

@@ -4,9 +4,11 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "book" / "_ext" / "launch.py"
@@ -23,8 +25,8 @@ def launch():
 
 @pytest.fixture(autouse=True)
 def nothing_given(monkeypatch):
-    for name in ("CONVIT_EDU_REPOSITORY", "CONVIT_EDU_BRANCH"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("REPOSITORY", "BRANCH", "REVISION", "PAGES"):
+        monkeypatch.delenv(f"CONVIT_EDU_{name}", raising=False)
 
 
 def clone(folder: Path, origin: str) -> Path:
@@ -72,11 +74,28 @@ def test_branch(launch, tmp_path, monkeypatch):
     assert launch.find_branch(tmp_path, "dev") == "launch"
 
 
+def test_revision_is_the_commit_that_readers_can_fetch(launch, tmp_path, monkeypatch):
+    assert launch.find_revision(tmp_path) == ""  # no repository
+    here, there = clone(tmp_path / "here", str(tmp_path / "there")), tmp_path / "there"
+    subprocess.run(["git", "init", "-q", "--bare", there], check=True)
+    who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    subprocess.run(["git", "-C", here, *who, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    assert launch.find_revision(here) == ""  # not pushed
+    subprocess.run(["git", "-C", here, "push", "-q", "origin", "HEAD:refs/heads/main"], check=True)
+    assert launch.find_revision(here) == launch.git(here, "rev-parse", "HEAD") != ""
+    monkeypatch.setenv("CONVIT_EDU_REVISION", "v1.2")
+    assert launch.find_revision(here) == "v1.2"
+    monkeypatch.setenv("CONVIT_EDU_REVISION", 'v1" onclick=')
+    with pytest.raises(ValueError, match="give a commit or a tag"):
+        launch.find_revision(here)
+
+
 # --- the buttons, on a book of one chapter
 
 CONF = """
 extensions = ["myst_nb", "launch"]
 html_theme, nb_execution_mode = "sphinx_book_theme", "off"
+html_title = "A chapter"
 html_theme_options = {{"repository_url": {address!r}}}
 import sys; sys.path.insert(0, {extensions!r})
 """
@@ -87,7 +106,7 @@ def build(launch, tmp_path):
     pytest.importorskip("sphinx_book_theme", reason="the theme is not installed: pip install -e '.[book,test]'")
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": 1, "outputs": [],
             "source": launch.FIRST_CELL.splitlines(keepends=True)}  # fmt: skip
-    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter"]}
+    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter\n\nWhat *is* \"so\"."]}
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"},
                 "language_info": {"name": "python", "pygments_lexer": "ipython3"}}  # fmt: skip
     notebook = {"cells": [title, cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
@@ -115,6 +134,27 @@ def test_buttons_with_an_address(build, address):
     assert f"{BINDER[address]}?urlpath=lab/tree/index.ipynb" in page
     assert (COLAB in page) == (address == GITHUB)  # Colab opens no other host
     assert f'REPOSITORY = "{address}"' in "".join(json.loads(notebook)["cells"][1]["source"])
+
+
+def test_page_and_package_are_tied_and_names_are_quoted(build, monkeypatch):
+    monkeypatch.setenv("CONVIT_EDU_BRANCH", 'a&b"c/#d')
+    monkeypatch.setenv("CONVIT_EDU_REVISION", "v1.2")
+    page, notebook = build(GITHUB)
+    assert f"{BINDER[GITHUB].removesuffix('main')}a%26b%22c/%23d?urlpath=" in page
+    assert COLAB.replace("main", "a%26b%22c/%23d") in page and 'b"c' not in page
+    assert f'REPOSITORY = "{GITHUB}@v1.2"' in "".join(json.loads(notebook)["cells"][1]["source"])
+
+
+def test_other_sites_are_told_what_a_page_is_about(build, monkeypatch):
+    page, _ = build("")
+    assert "<title>A chapter</title>" in page  # not "A chapter — A chapter"
+    assert '<meta name="description" content="What is &quot;so&quot;.">' in page
+    assert '<meta property="og:title" content="A chapter">' in page and "og:image" not in page
+    page, _ = build("https://github.com/Ada/convit")
+    assert '<meta property="og:image" content="https://ada.github.io/convit/_static/gate.png">' in page
+    assert (ROOT / "book" / "_static" / "gate.png").is_file()
+    monkeypatch.setenv("CONVIT_EDU_PAGES", "https://example.org/")
+    assert '<meta property="og:url" content="https://example.org/index.html">' in build(GITHUB)[0]
 
 
 def test_no_button_without_an_address(build):
@@ -148,7 +188,20 @@ def test_first_cell_is_silent_where_the_package_is(launch, capsys):
 
 
 def test_first_cell_installs_from_the_address(launch):
-    assert run_first_cell(launch, GITHUB, there=False) == [f'install -q "convit_edu[chapters] @ git+{GITHUB}"']
+    for place in (GITHUB, f"{GITHUB}@v1.2"):
+        assert run_first_cell(launch, place, there=False) == [f'install -q "convit_edu[chapters] @ git+{place}"']
+
+
+# What Colab has, on Python 3.13; its page serves these widgets and no others.
+COLAB_HAS = {"torch": "2.11.0", "timm": "1.0.28", "ipywidgets": "7.7.1"}
+
+
+def test_first_cell_replaces_nothing_that_colab_has():
+    """pip leaves alone what fits a bound: what the chapters ask for fits what is there."""
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {(one := Requirement(line)).name: one.specifier for line in
+             [*table["dependencies"], *table["optional-dependencies"]["chapters"]]}  # fmt: skip
+    assert all(asked[name].contains(version) for name, version in COLAB_HAS.items()), asked
 
 
 def test_first_cell_without_an_address_says_what_to_do(launch):
@@ -159,14 +212,19 @@ def test_first_cell_without_an_address_says_what_to_do(launch):
 def test_the_address_can_be_written_into_notebooks_again_and_again(launch, tmp_path):
     path = tmp_path / "chapter.ipynb"
     path.write_text(json.dumps({"cells": [{"source": launch.FIRST_CELL.splitlines(keepends=True)}]}), encoding="utf-8")
-    for address in (GITLAB, GITHUB, GITHUB):
-        command = [sys.executable, SCRIPT, "--address", address + ".git", path]
+    for address, revision in ((GITLAB, ""), (GITHUB, "v1.2"), (GITHUB, "0123abc"), (GITHUB, "")):
+        command = [sys.executable, SCRIPT, "--address", address + ".git", "--revision", revision, path]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        source = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
-        assert source == launch.FIRST_CELL.replace('REPOSITORY = ""', f'REPOSITORY = "{address}"')
+        source, place = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"], address
+        place += f"@{revision}" * bool(revision)
+        assert "".join(source) == launch.FIRST_CELL.replace('REPOSITORY = ""', f'REPOSITORY = "{place}"')
 
 
-def test_the_program_refuses_an_address_that_cannot_be_used(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "--address", "nowhere", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 1 and "'nowhere' is no repository at github.com or gitlab.com" in done.stderr
+@pytest.mark.parametrize(("options", "said"), [
+    (["--address", "nowhere"], "'nowhere' is no repository at github.com or gitlab.com"),
+    (["--address", GITHUB, "--revision", "a b"], "'a b' is no commit and no tag"),
+])  # fmt: skip
+def test_the_program_refuses_what_cannot_be_used(tmp_path, options, said):
+    done = subprocess.run([sys.executable, SCRIPT, *options, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 1 and said in done.stderr

@@ -1,7 +1,5 @@
 """What the recorded numbers mean: each on tiny networks and planted images in which the answer is known."""
 
-import json
-
 import pytest
 import torch
 from torch import nn
@@ -10,8 +8,9 @@ from convit_edu import create_model
 from convit_edu.beyond.recast import PatchCNN, WideConViT
 from convit_edu.data import Dataset
 from convit_edu.lab import run as worker
+from convit_edu.lab.run_config import RunConfig
 from convit_edu.locality import forced_gates, gates, gpsa_layers, uniform_nonlocality
-from convit_edu.train import History
+from convit_edu.train import History, Recipe
 
 M, TESTS = 200, 40  # every image holds its number: training images 0 to 199, test images 200 to 239
 SHAPE = dict(img_size=6, patch_size=2, in_chans=1, num_classes=2, embed_dim=18)
@@ -51,9 +50,12 @@ def on_planted_images(monkeypatch):
     worker._trained.cache_clear()
 
 
-def run(seed=0, recipe=(), **config):
-    config = {"data": "planted", "fraction": 1.0, "model": MODEL} | config | {"recipe": RECIPE | dict(recipe)}
-    return worker.perform(json.loads(json.dumps(config)), seed, "cpu", None, None)
+def config_of(recipe=(), **config):
+    return RunConfig(**{"data": "planted", "model": MODEL} | config, recipe=Recipe(**RECIPE | dict(recipe)))
+
+
+def run(seed=0, **config):
+    return worker.perform(config_of(**config), seed, "cpu", None, None)
 
 
 @pytest.fixture
@@ -106,16 +108,15 @@ def test_every_seed_has_its_own_images_weights_and_order(handed, monkeypatch):
 
 
 def test_the_order_of_the_images_follows_the_seed_too(monkeypatch):
-    plain = worker.build
-    monkeypatch.setattr(worker, "build", lambda config, seed: plain(config, 0))  # the same network for all
+    plain = RunConfig.build
+    monkeypatch.setattr(RunConfig, "build", lambda config, seed: plain(config, 0))  # the same network for all
     losses = [run(seed)["history"]["loss"] for seed in (0, 1, 1)]
     assert losses[0] != losses[1] == losses[2]
 
 
 def test_a_teacher_and_a_start_are_trained_on_the_runs_own_seed_and_images(handed, monkeypatch):
     monkeypatch.setattr(worker, "advice", lambda *_: {})
-    teacher = {"data": "planted", "fraction": 0.1, "model": {"kind": "CNN", "in_chans": 1, "num_classes": 2, "width": 4,
-                                                             "blocks": [1, 1, 1]}, "recipe": RECIPE}  # fmt: skip
+    teacher = config_of(fraction=0.1, network="CNN", model=dict(in_chans=1, num_classes=2, width=4))
     for seed in (0, 1):
         run(seed, fraction=0.1, teacher=teacher)
     (one, first), (other, second) = (handed[:2], handed[2:])
@@ -186,7 +187,7 @@ def test_the_true_metric_sees_the_position_embeddings_and_the_shortcut_does_not(
 
 def test_what_is_probed_during_training_stands_at_its_step_and_head_by_head():
     found = run(probe=True, recipe=dict(steps=4, evaluations=2, lr=0.5, warmup_steps=0))["history"]
-    fresh = worker.build({"model": MODEL}, 0)
+    fresh = config_of().build(0)
     start = worker.nonlocality(fresh, worker.probe_images(planted()))
     assert list(found["gates"]) == list(found["nonlocality"]) == [0, 2, 4] and list(found["accuracy"]) == [2, 4]
     for what, value in (("nonlocality", start.distance), ("class_mass", start.class_mass), ("gates", gates(fresh))):
@@ -210,17 +211,16 @@ def test_a_recast_run_starts_from_the_trained_network_and_measures_it_on_the_way
         return (type(model).__name__, round(gates(model).mean().item(), 2) if local else None)
 
     monkeypatch.setattr(worker, "evaluate", where)
-    cnn = {"data": "planted", "fraction": 1.0, "recipe": RECIPE,
-           "model": {"kind": "PatchCNN", **SHAPE, "depth": 2}}  # fmt: skip
-    wide = {"kind": "WideConViT", **MODEL, "depth": 2, "local_up_to_layer": 2, "value_dim": 18}
-    result = run(1, model=wide, start=cnn, recast={"strength": 8.0, "gate": 0.73})["result"]
+    cnn = config_of(network="PatchCNN", model=SHAPE | {"depth": 2})
+    wide = MODEL | {"depth": 2, "local_up_to_layer": 2, "value_dim": 18}
+    result = run(1, network="WideConViT", model=wide, start=cnn, recast={"strength": 8.0, "gate": 0.73})["result"]
     assert result["start"] == ("PatchCNN", None)
     assert result["recast"] == ("WideConViT", 1.0) and result["gates lowered"] == ("WideConViT", 0.73)
     (first, _, before), (model, _, after) = handed
     assert isinstance(first, PatchCNN) and isinstance(model, WideConViT) and (before.seed, after.seed) == (1, 1)
     for new, old in zip(model.blocks, first.blocks, strict=True):
         assert torch.equal(new.mlp.fc1.weight, old.mlp.fc1.weight)
-    result = run(1, model=cnn["model"], start=cnn)["result"]  # trained on as it is
+    result = run(1, network="PatchCNN", model=cnn.model, start=cnn)["result"]  # trained on as it is
     assert result["start"] == ("PatchCNN", None) and "recast" not in result and handed[-1][0] is not first
     assert torch.equal(handed[-1][0].head.weight, first.head.weight)
 

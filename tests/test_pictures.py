@@ -76,6 +76,7 @@ def palette(**options):
         (encoded(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
         (encoded(Image.new("L", (3, 2), 77), "BMP"), (77, 77, 77)),
     ],
+    ids="opaque clear fifth grey-clear one-clear palette palette-clear gif-clear one-bit cmyk grey".split(),
 )
 def test_colours_are_those_that_one_sees(content, colour):
     assert (pixels(content) == colour).all()
@@ -148,7 +149,8 @@ def test_pictures_of_absurd_sizes_are_refused(wide, high):
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
 
 
-@pytest.mark.parametrize("content", [b"", b"no picture", EPS, encoded(Image.new("RGB", (99, 99)), "JPEG")[:300]])
+@pytest.mark.parametrize("content", [b"", b"no picture", EPS, encoded(Image.new("RGB", (99, 99)), "JPEG")[:300]],
+                         ids=["empty", "text", "EPS", "cut short"])  # fmt: skip
 def test_what_is_no_picture_is_refused_by_name(content, tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("Ghostscript was started"))
     (tmp_path / "a.png").write_bytes(content)

@@ -43,6 +43,37 @@ def test_zip_holds_the_site_and_is_equal_for_equal_pages(publish, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_one_pdf_in_the_order_of_the_contents_whose_links_stay_inside(publish, tmp_path):
+    from pypdf import PdfReader, PdfWriter
+    from pypdf.annotations import Link
+
+    printed = {}
+    for name, links in {"b": ["a.html#here", "https://example.org/"], "a": ["LICENSE"]}.items():
+        writer, page = PdfWriter(), tmp_path / f"{name}.html"
+        for _ in range(2):
+            writer.add_blank_page(100, 100)
+        for link in links:
+            url = link if link.startswith("https:") else f"{tmp_path.as_uri()}/{link}"
+            writer.add_annotation(0, Link(rect=(0, 0, 9, 9), url=url))
+        writer.add_metadata({"/Title": f"Page {name} \N{EM DASH} the book"})
+        printed[page] = tmp_path / f"{name}.pdf"
+        writer.write(printed[page])
+    assert publish.bind(printed, tmp_path / "out" / "book.pdf") == 4
+    book = PdfReader(tmp_path / "out" / "book.pdf")
+    outline = [(one.title, book.get_destination_page_number(one)) for one in book.outline]
+    assert outline == [("Page b", 0), ("Page a", 2)]
+    inner, outer = (one.get_object()["/A"] for one in book.pages[0]["/Annots"])
+    assert inner["/S"] == "/GoTo" and inner["/D"][0] == book.pages[2].indirect_reference
+    assert outer["/URI"] == "https://example.org/"
+    assert list(book.pages[2]["/Annots"]) == []  # a file of the site that is no page of the book
+    assert tmp_path.as_posix().encode() not in (tmp_path / "out" / "book.pdf").read_bytes()
+
+
+def test_the_book_is_printed_in_the_order_of_its_contents(publish):
+    pages = publish.order(ROOT / "_toc.yml")
+    assert pages[:2] == ["book/intro", "book/01-images-are-local"] and len(pages) == len(set(pages)) > 15
+
+
 def test_without_chromium_printing_says_what_to_do(publish, monkeypatch):
     monkeypatch.setattr(publish.shutil, "which", lambda name: None)
     with pytest.raises(SystemExit, match="there is no Chromium to print with: install it"):
@@ -58,23 +89,43 @@ def test_without_a_book_both_say_so(tmp_path):
         assert done.returncode == 1 and done.stderr.startswith("there is no built book in _build/html: run make book")
 
 
-def test_workflow_uses_targets_that_exist_and_publishes_only_what_passed():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "book.yml").read_text(encoding="utf-8"))
-    jobs = workflow["jobs"]
-    build, publishing = jobs["build"], jobs["publish"]
-    commands = [step["run"] for step in build["steps"] if "run" in step]
-    targets = [command.removeprefix("make ") for command in commands]
-    assert targets == ["lint", "test", "book", "check"]
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
-    actions = [step["uses"].split("@")[0] for job in jobs.values() for step in job["steps"] if "uses" in step]
-    assert {"actions/checkout", "actions/setup-python", "actions/upload-pages-artifact", "actions/deploy-pages"} == set(
-        actions
-    )
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8"))
+             for path in sorted((ROOT / ".github" / "workflows").glob("*.yml"))}  # fmt: skip
+
+
+def commands(job) -> list[str]:
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+def test_workflow_publishes_only_what_passed():
+    workflow = WORKFLOWS["book"]
+    build, publishing = workflow["jobs"]["build"], workflow["jobs"]["publish"]
+    assert commands(build) == ["make lint", "make test", "make book", "make check"]
     assert publishing["needs"] == "build" and "default_branch" in publishing["if"]
     assert workflow["permissions"] == {"contents": "read"}
     assert set(publishing["permissions"]) == {"contents", "pages", "id-token"}
     assert "CONVIT_EDU_REPOSITORY" in workflow["env"]
+    # The page, its notebooks and the package that they install are one commit.
+    assert workflow["env"]["CONVIT_EDU_REVISION"] == "${{ github.sha }}"
+    assert '--revision "$CONVIT_EDU_REVISION"' in "\n".join(commands(publishing))
+
+
+def test_workflow_tries_the_oldest_the_newest_and_the_lowest():
+    workflow = WORKFLOWS["compat"]
+    matrices = [job["strategy"]["matrix"]["include"] for job in workflow["jobs"].values() if "strategy" in job]
+    found = {(row["os"].partition("-")[0], row["python"], row["kind"]) for rows in matrices for row in rows}
+    assert {("ubuntu", "3.11", "pinned"), ("ubuntu", "3.14", "pinned"), ("ubuntu", "3.11", "lowest")} <= found
+    assert {("ubuntu", "3.14", "newest")} <= found and {system for system, *_ in found} == {"ubuntu", "macos"}
+    assert workflow[True]["schedule"]  # YAML reads `on` as true
+
+
+def test_workflows_call_what_there_is():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    called = [line for one in WORKFLOWS.values() for job in one["jobs"].values() for line in commands(job)]
+    targets = {target for line in called for target in re.findall(r"^make (\w+)", line, re.M)}
+    assert {"lint", "test", "book", "check", "links"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+    assert all((ROOT / name).is_file() for line in called for name in re.findall(r"\b(?:scripts|book)/\S+\.py\b", line))
 
 
 def test_ci_checks_the_book_after_it_is_built():

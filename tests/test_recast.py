@@ -1,5 +1,6 @@
 """A recast network computes what the CNN computed, and the later starts are what their equations say."""
 
+from dataclasses import replace
 from inspect import signature
 from itertools import pairwise
 
@@ -9,18 +10,20 @@ import torch.nn.functional as F
 
 from convit_edu import create_model
 from convit_edu.beyond import initial_weights as starts
+from convit_edu.beyond.cnn import create_cnn
+from convit_edu.beyond.cost import multiply_adds
 from convit_edu.beyond.recast import (
     PatchCNN,
     WideConViT,
     WideGPSA,
     factors,
-    multiply_adds,
     recast,
     set_gates,
     taps_of,
 )
-from convit_edu.lab import experiments, records
+from convit_edu.lab import experiments
 from convit_edu.lab import run as worker
+from convit_edu.lab.results import Results
 from convit_edu.lab.scales import LAPTOP, SCALES
 from convit_edu.locality import attention_distance, gates, gpsa_layers, uniform_nonlocality
 from convit_edu.parity import relative_difference
@@ -199,10 +202,15 @@ def test_multiply_adds_are_those_of_the_matrix_products():
     cnn = network()
     assert multiply_adds(cnn) == counted(cnn)
     model = recast(cnn)
-    attention = 25 * 25 * (18 + 162) + 25 * 10 * 162  # scores, content on values, position on values by two factors
-    assert multiply_adds(model) == counted(model) + 2 * attention
+    # A layer: scores, content on values, position on values by two factors, and what makes these of grid and strength.
+    attention = 25 * 25 * (18 + 162) + 25 * 10 * 162
+    assert multiply_adds(model) == pytest.approx(counted(model) + 2 * attention, rel=0.01)
     deit = create_model("convit_mini_28", img_size=20, embed_dim=18, depth=1, local_up_to_layer=0, pool="mean")
     assert multiply_adds(deit) == counted(deit) + 25 * 25 * 36
+    late = create_model("convit_mini_28", img_size=20, embed_dim=18, depth=1, local_up_to_layer=0)
+    assert multiply_adds(late) == counted(late) + 26 * 26 * 36  # with its class token
+    free = create_cnn(seed=0, width=4)
+    assert multiply_adds(free, (1, 20, 20)) > 3 * multiply_adds(free, (1, 10, 10))
 
 
 def test_set_gates():
@@ -295,6 +303,22 @@ def test_structured_heads_look_at_their_offset_where_tokens_are_positions():
     assert distance.max() < 0.75 * uniform_nonlocality((7, 7))  # with real tokens as well
 
 
+def test_the_whole_structured_start_has_the_mimetic_values_and_its_own_queries():
+    found = {}
+    for name in ("sinusoidal", "structured", "structured, mimetic values", "mimetic, values alone"):
+        torch.manual_seed(0)
+        model = deit()
+        starts.STARTS[name](model)
+        found[name] = products(model.blocks[0].attn)
+    before, half, whole, values = found.values()
+    assert torch.equal(half[1], before[1])  # values and projection as they were
+    assert torch.equal(whole[0], half[0])  # the first layer's offsets are drawn before its values
+    assert torch.linalg.matrix_rank(whole[1], rtol=1e-6) > 30
+    # W_val W_out is near 0.4 (Z - I): its trace is about -0.4 D, and its size that of the mimetic start
+    assert whole[1].trace().item() == pytest.approx(-0.4 * 36, rel=0.2)
+    assert whole[1].norm().item() == pytest.approx(values[1].norm().item(), rel=0.1)
+
+
 def test_an_impulse_looks_at_one_patch_and_at_the_nearest_beyond_the_border():
     H = starts.impulse((2, 3), 1, -1)  # a column to the right, a row up
     assert H.argmax(1).tolist() == [1, 2, 2, 1, 2, 2] and torch.equal(H.sum(1), torch.ones(6).double())
@@ -331,11 +355,11 @@ def test_the_arms_start_from_one_cnn_and_have_as_many_steps():
     first, then = LAPTOP.recast_steps
     assert list(found) == [f"recast, gates from {gate:g}" for gate in experiments.RECAST_GATES]
     for gate, config in zip(experiments.RECAST_GATES, found.values(), strict=True):
-        assert config["start"] == cnn["start"] and config["recast"] == {"strength": 8.0, "gate": gate}
-        assert config["recipe"]["steps"] + config["start"]["recipe"]["steps"] == scratch["recipe"]["steps"]
-        assert config["model"] == scratch["model"] | {"locality_strength": 8.0}
-    assert cnn["model"] == cnn["start"]["model"] and cnn["recipe"]["steps"] == then
-    assert cnn["start"]["recipe"]["steps"] == first and "start" not in scratch
+        assert config.start == cnn.start and config.recast == {"strength": 8.0, "gate": gate}
+        assert config.recipe.steps + config.start.recipe.steps == scratch.recipe.steps
+        assert config.model == scratch.model | {"locality_strength": 8.0}
+    assert cnn.model == cnn.start.model and cnn.recipe.steps == then
+    assert cnn.start.recipe.steps == first and scratch.start is None
 
 
 def test_a_run_records_what_the_recast_and_the_gates_cost():
@@ -348,9 +372,9 @@ def test_a_run_records_what_the_recast_and_the_gates_cost():
 
 
 def test_a_recast_model_is_the_one_of_its_configuration():
-    config = dict(configs("recast")[2][1])
-    cnn = experiments.build(config["start"], 0)
-    assert recast(cnn, **config["recast"], seed=0).config == experiments.build(config, 0).config
+    config = configs("recast")[2][1]
+    cnn = config.start.build(0)
+    assert recast(cnn, **config.recast, seed=0).config == config.build(0).config
 
 
 def test_training_on_does_not_change_the_model_that_others_start_from():
@@ -363,12 +387,14 @@ def test_the_starts_differ_in_the_initial_weights_and_the_searched_rate():
     found = {label["start"]: config for label, config in configs("starts")}
     rows = {label["row"]: config for label, config in configs("ablation") if label["fraction"] == 0.1}
     assert (found["ConViT"], found["DeiT"]) == (rows["a"], rows["e"])
-    halves = dict.fromkeys([name for name in starts.STARTS if "," in name], experiments.STARTS_CHOSEN["mimetic"])
-    rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN | halves
-    assert set(rates) == set(starts.STARTS)
+    halves = [name for name in starts.STARTS if name.startswith("mimetic, ")]
+    rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN
+    rates |= dict.fromkeys(halves, experiments.STARTS_CHOSEN["mimetic"])
+    assert set(rates) == set(starts.STARTS) - set(experiments.STARTS_NOT_RUN)
+    assert set(found) == set(rates) | {"ConViT", "DeiT"}
     for name, rate in rates.items():
-        recipe = found["DeiT"]["recipe"] | {"lr": rate}
-        assert found[name] == found["DeiT"] | {"recipe": recipe, "initial": name}
+        recipe = replace(found["DeiT"].recipe, lr=rate)
+        assert found[name] == replace(found["DeiT"], recipe=recipe, initial=name)
 
 
 def test_the_constants_of_the_starts_belong_to_the_records():
@@ -376,8 +402,9 @@ def test_the_constants_of_the_starts_belong_to_the_records():
     defaults = {name: list(signature(start).parameters.values())[1:] for name, start in starts.STARTS.items()}
     constants = {name: [parameter.default for parameter in found] for name, found in defaults.items()}
     assert constants == {
-        "sinusoidal": [], "mimetic": [0.7, 0.4], "structured": [60.0],
+        "sinusoidal": [], "mimetic": [0.7, 0.4], "structured": [60.0, None],
         "mimetic, queries and keys alone": [0.7, None], "mimetic, values alone": [None, 0.4],
+        "structured, mimetic values": [60.0, 0.4],
     }  # fmt: skip
 
 
@@ -389,7 +416,7 @@ def test_the_constants_of_the_starts_belong_to_the_records():
     ],
 )
 def test_the_rates_in_use_are_what_the_recorded_search_chose(name, chosen, rates):
-    table = experiments.scores(records.read(records.path_of(records.shipped(), "laptop", name)))
+    table = experiments.scores(Results(name).runs)
     assert {arm: tuple(by_rate) for arm, by_rate in table.items()} == dict.fromkeys(chosen, rates)
     assert {arm: max(by_rate, key=by_rate.get) for arm, by_rate in table.items()} == chosen
-    assert all(config["held_out"] for _, config in configs(name))
+    assert all(config.held_out for _, config in configs(name))

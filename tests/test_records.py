@@ -3,165 +3,188 @@
 import errno
 import json
 import os
-import subprocess
-import sys
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from convit_edu import create_model, data
 from convit_edu.lab import records
-from convit_edu.lab.experiments import NAMES, choose, grid
+from convit_edu.lab.experiments import NAMES
 from convit_edu.lab.records import RecordError
-from convit_edu.lab.scales import LAPTOP, SCALES
-from convit_edu.train import evaluate
+from convit_edu.lab.results import Results, cells_of, unasked
+from convit_edu.lab.run_config import RunConfig
+from convit_edu.lab.scales import LAPTOP
+from convit_edu.train import Recipe, evaluate
 
-CONFIG = {"data": "fashion_mnist_5k", "recipe": {"lr": 1e-3, "steps": 4}}
-
-
-def a_run(seed=0, **changes):
-    run = {
-        "id": records.identity(CONFIG, seed), "label": {"arm": "ConViT"}, "seed": seed, "config": CONFIG,
-        "result": {"accuracy": 61.5}, "history": {"accuracy": {4: 61.5}, "loss": [2.3, 1 / 3]},
-        "meta": {"seconds": 1.5},
-    }  # fmt: skip
-    return records.sealed(run | changes)
+CONFIG = RunConfig(data="fashion_mnist_5k", model={"embed_dim": 36, "num_heads": 9}, recipe=Recipe(steps=4))
+ANSWER = {"result": {"accuracy": 61.5}, "history": {"accuracy": {4: 61.5}, "loss": [2.3, 1 / 3]},
+          "meta": {"seconds": 1.5}}  # fmt: skip
+FAILED = {"error": "ValueError: no", "meta": {}}
 
 
 @pytest.fixture
-def path(tmp_path):
-    path = records.path_of(tmp_path, "laptop", "psa")
-    records.write(path, "psa", "laptop", [a_run(0), a_run(1)])
-    return path
+def folder(tmp_path):
+    for seed in (0, 1):
+        records.write(tmp_path, CONFIG, seed, ANSWER)
+    return tmp_path
 
 
-def test_what_is_written_is_what_is_read(path):
-    failed = {key: value for key, value in a_run(2, error="ValueError: no").items() if key not in ("result", "history")}
-    runs = [a_run(0), a_run(1), records.sealed(failed)]
-    records.write(path, "psa", "laptop", runs)
-    assert records.read(path) == runs
-    assert runs[0]["history"]["accuracy"] == {"4": 61.5} and runs[0]["history"]["loss"][1] == 1 / 3
-    record = json.loads(path.read_text())
-    assert (record["schema"], record["name"], record["scale"]) == (1, "psa", "laptop")
-    assert len(path.read_text().splitlines()) == 3 + 2  # a line a run
-    records.write(path, "psa", "laptop", [])
-    assert records.read(path) == [] == records.read(path.with_name("never_written.json"))
+def path_of(folder, seed=1):
+    return records.path_of(folder, CONFIG.identity(seed))
+
+
+def test_what_is_written_is_what_is_read(folder):
+    records.write(folder, CONFIG, 2, FAILED)
+    found = records.read_all(folder)
+    assert set(found) == {CONFIG.identity(seed) for seed in (0, 1, 2)}
+    run = found[CONFIG.identity(1)]
+    assert run["config"] == CONFIG and run["seed"] == 1 and run["meta"] == {"seconds": 1.5}
+    assert run["history"] == {"accuracy": {"4": 61.5}, "loss": [2.3, 1 / 3]} and run["result"] == ANSWER["result"]
+    assert found[CONFIG.identity(2)]["error"] == FAILED["error"]
+    assert len(path_of(folder).read_text().splitlines()) == 1
+    assert [path.name for path in path_of(folder).parent.iterdir() if path.suffix != ".json"] == []
+    assert records.read_all(folder / "never written") == {}
+
+
+def test_a_finished_run_is_never_overwritten_and_a_failed_one_is(folder):
+    before = path_of(folder).read_bytes()
+    with pytest.raises(ValueError, match=CONFIG.identity(1)):
+        records.write(folder, CONFIG, 1, FAILED)
+    assert path_of(folder).read_bytes() == before
+    records.write(folder, CONFIG, 2, FAILED)
+    records.write(folder, CONFIG, 2, ANSWER)
+    assert records.read_all(folder)[CONFIG.identity(2)]["result"] == ANSWER["result"]
 
 
 def test_identity_depends_on_configuration_and_seed_alone():
-    name = records.identity(CONFIG, 0)
-    turned = {"recipe": {"steps": 4, "lr": 1e-3}, "data": "fashion_mnist_5k"}
-    assert name == records.identity(turned, 0) == a_run(label={"arm": "DeiT"}, meta={})["id"] and len(name) == 16
-    others = [CONFIG | {"data": "cifar100"}, CONFIG | {"recipe": CONFIG["recipe"] | {"lr": 2e-3}}]
-    assert len({name, records.identity(CONFIG, 1), *(records.identity(other, 0) for other in others)}) == 4
+    name, text = CONFIG.identity(0), CONFIG.as_json()
+    turned = {key: text[key] for key in reversed(text)}
+    assert name == RunConfig.from_json(turned).identity(0) and len(name) == 16
+    others = [replace(CONFIG, data="cifar100"), replace(CONFIG, recipe=Recipe(steps=4, lr=2e-3)),
+              replace(CONFIG, teacher=CONFIG), replace(CONFIG, start=CONFIG)]  # fmt: skip
+    assert len({name, CONFIG.identity(1), *(other.identity(0) for other in others)}) == 6
+    assert replace(CONFIG, recipe=Recipe(steps=4, seed=3)).identity(0) == name  # the seed is the run's
 
 
-def change(**fields):
-    """A hand that edits the second run of a record and nothing else."""
+def test_files_of_two_machines_are_put_together_by_copying(folder, tmp_path):
+    other = tmp_path / "other"
+    records.write(other, CONFIG, 3, ANSWER)
+    shutil.copytree(other / "runs", folder / "runs", dirs_exist_ok=True)
+    assert {run["seed"] for run in records.read_all(folder).values()} == {0, 1, 3}
 
+
+def test_a_run_that_two_machines_have_done_differently_is_named_with_both_files(folder):
+    twin = path_of(folder).with_name(f"{CONFIG.identity(1)} (copy).json")
+    twin.write_text(path_of(folder).read_text().replace("61.5", "62.5"))
+    with pytest.raises(RecordError) as found:
+        records.read_all(folder)
+    said = str(found.value)
+    assert str(twin) in said and f"{CONFIG.identity(1)}.json" in said and "62.5" in said and "61.5" in said
+
+
+def edited(**fields):
     def edit(text):
-        record = json.loads(text)
-        record["runs"][1] |= fields
-        return json.dumps(record)
+        return json.dumps(json.loads(text) | fields)
 
     return edit
 
 
 def without(field):
-    def edit(text):
-        record = json.loads(text)
-        del record["runs"][1][field]
-        return json.dumps(record)
-
-    return edit
+    return lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != field})
 
 
-EDITED = r"run .* \({'arm': .*}, seed .*\) was changed after it was recorded; take that line from a backup"
-NOT_WHOLE = "holds a run that is not whole; delete the file"
-DAMAGE = {
-    "cut in half": (lambda text: text[: len(text) // 2], "is no readable record .*delete it to make it again"),
-    "empty": (lambda text: "", "is no readable record"),
-    "newer": (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2.*reads up to 1; install a newer"),
-    "a list": (lambda text: "[1, 2]", "is not a record of this package; give another folder, or move"),
-    "another program's": (lambda text: '{"rows": []}', "is not a record of this package"),
-    "no list of runs": (lambda text: text.replace('"runs"', '"walks"'), "holds no list of runs"),
-    "result": (change(result={"accuracy": 99.9}), EDITED),
-    "history": (change(history={}), EDITED),
-    "label": (change(label={"arm": "DeiT"}), EDITED),
-    "meta": (change(meta={"seconds": 0.1}), EDITED),
-    "seed": (change(seed=7), EDITED),
-    "configuration": (change(config=CONFIG | {"fraction": 0.5}), EDITED),
-    "configuration and digest": (change(**a_run(1, config=CONFIG | {"fraction": 0.5})), EDITED),
-    "no digest": (without("digest"), NOT_WHOLE),
-    "no result": (without("result"), NOT_WHOLE),
-    "no run": (lambda text: '{"schema": 1, "runs": [3]}', NOT_WHOLE),
+HISTORY = ANSWER["history"]
+DAMAGE = {  # what is done to the file of a run, and what the sentence must name beside the file
+    "cut in half": (lambda text: text[: len(text) // 2], "delete"),
+    "empty": (lambda text: "", "delete"),
+    "no text": (lambda text: "\x00\x01", "delete"),
+    "a list": (lambda text: "[1, 2]", "delete"),
+    "a number": (lambda text: "3", "delete"),
+    "very deep": (lambda text: "[" * 100_000, "delete"),
+    "another program's": (lambda text: '{"rows": []}', "config"),
+    "result alone": (edited(result={"accuracy": 99.9}), "99.9"),
+    "accuracy beyond 100": (lambda text: text.replace("61.5", "161.5"), "accuracy"),
+    "accuracy of words": (lambda text: text.replace("61.5", '"good"'), "delete"),
+    "NaN": (lambda text: text.replace("1.5}}", "NaN}}"), "NaN"),
+    "no loss": (edited(history=HISTORY | {"loss": []}), "loss"),
+    "no history": (edited(history={}), "accuracy"),
+    "an evaluation after the last step": (edited(history=HISTORY | {"accuracy": {"4": 61.5, "9": 1.0}}), "accuracy"),
+    "seed": (edited(seed=7), CONFIG.identity(7)),
+    "seed of words": (edited(seed="one"), "seed"),
+    "configuration": (edited(config=replace(CONFIG, fraction=0.5).as_json()), "name"),
+    "configuration of a later version": (edited(config=CONFIG.as_json() | {"shiny": True}), "shiny"),
+    "result and error": (edited(error="no"), "error"),
+    "no result": (without("result"), "result"),
+    "no meta": (without("meta"), "meta"),
+    "no configuration": (without("config"), "config"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_bad_record_is_named_and_left_as_it_is(path, damage):
-    edit, sentence = DAMAGE[damage]
+def test_a_bad_record_is_named_and_left_as_it_is(folder, damage):
+    edit, named = DAMAGE[damage]
+    path = path_of(folder)
     bad = edit(path.read_text())
     assert bad != path.read_text()
     path.write_text(bad)
-    with pytest.raises(RecordError, match=sentence) as found:
-        records.read(path)
+    with pytest.raises(RecordError, match=named) as found:
+        records.read_all(folder)
     assert str(path) in str(found.value) and "\n" not in str(found.value)
     assert path.read_text() == bad
 
 
-def test_a_run_may_be_taken_out_by_hand(path):
-    record = json.loads(path.read_text())
-    del record["runs"][0]
-    path.write_text(json.dumps(record, indent=4))
-    assert records.read(path) == [a_run(1)]
+def test_several_bad_records_are_counted(folder):
+    for seed in (0, 1):
+        path_of(folder, seed).write_text("")
+    with pytest.raises(RecordError, match=r"1 more"):
+        records.read_all(folder)
+
+
+def test_what_is_no_record_is_let_alone(folder):
+    for name in (".hidden.json", "notes.txt", f"{CONFIG.identity(5)}.json.tmp"):
+        (folder / "runs" / name).write_text("nonsense")
+    assert len(records.read_all(folder)) == 2
+
+
+def test_a_run_that_changes_on_the_disk_is_read_again(folder):
+    assert len(records.read_all(folder)) == 2
+    path_of(folder).unlink()
+    assert len(records.read_all(folder)) == 1
+    records.write(folder, CONFIG, 1, {**ANSWER, "meta": {"seconds": 99}})
+    assert records.read_all(folder)[CONFIG.identity(1)]["meta"] == {"seconds": 99}
 
 
 @pytest.mark.parametrize("where", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_record(path, where, monkeypatch):
+def test_a_full_disk_leaves_what_was_there(folder, where, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    before = path.read_bytes()
+    before = dict(records.read_all(folder))
     monkeypatch.setattr(os, where, full)
-    with pytest.raises(RecordError, match=r"could not be written \(the disk is full\); what was recorded before is"):
-        records.write(path, "psa", "laptop", [a_run(0)])
-    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == ["psa.json"]
+    with pytest.raises(RecordError, match=r"the disk is full.*--out") as found:
+        records.write(folder, CONFIG, 2, ANSWER)
+    assert str(path_of(folder, 2)) in str(found.value)
+    assert dict(records.read_all(folder)) == before
+    assert len(list((folder / "runs").iterdir())) == 2
 
 
-def test_a_folder_that_cannot_be_one_is_named(path):
-    with pytest.raises(RecordError, match=r"could not be written .* give another folder with --out"):
-        records.write(path / "psa.json", "psa", "laptop", [])
-    with pytest.raises(RecordError, match=r"cannot be written .* give another folder with --out"):
-        with records.only_writer(path):
-            pass
-    with pytest.raises(RecordError, match="is no readable record"):
-        records.read(path.parent)
-    assert records.read(path) == [a_run(0), a_run(1)]
+def test_a_folder_that_cannot_be_written_is_named_before_the_work(folder, tmp_path):
+    for bad in (path_of(folder), path_of(folder) / "below"):
+        with pytest.raises(RecordError, match="--out") as found:
+            records.try_to_write(bad)
+        assert str(bad) in str(found.value)
+    new = tmp_path / "new" / "folder"
+    records.try_to_write(new)
+    assert list((new / "runs").iterdir()) == []
 
 
-HOLD = """
-import sys, time
-from convit_edu.lab import records
-with records.only_writer(sys.argv[1]):
-    print("held", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_second_writer_is_refused_until_the_first_is_gone_even_if_killed(tmp_path):
-    folder = tmp_path / "new" / "laptop"
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
-    with holder:
-        try:
-            assert holder.stdout.readline() == "held\n"
-            with pytest.raises(RecordError, match=r"Another process is writing to .*laptop; wait for it, stop it, or"):
-                with records.only_writer(folder):
-                    pass
-        finally:
-            holder.kill()  # SIGKILL: it has no time to tidy up
-    with records.only_writer(folder):
-        pass
+def test_the_home_folder_is_understood(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    records.write("~/mine", CONFIG, 0, ANSWER)
+    assert len(records.read_all("~/mine")) == 1 == len(records.read_all(tmp_path / "mine"))
 
 
 # --- checkpoints
@@ -187,7 +210,7 @@ def test_a_checkpoint_comes_back_as_the_same_model_up_to_half_precision(model, t
 
 def test_a_missing_or_damaged_checkpoint_is_named(model, tmp_path):
     path = tmp_path / "laptop" / "deit.safetensors"
-    with pytest.raises(RecordError, match=r"There is no checkpoint .*make it with: python -m convit_edu run check"):
+    with pytest.raises(RecordError, match=r"There is no checkpoint .*make it with: convit-edu run check"):
         records.checkpoint("deit", folder=tmp_path)
     content = records.checkpoint_bytes(model, "an id")
     from safetensors.torch import save
@@ -202,54 +225,34 @@ def test_a_missing_or_damaged_checkpoint_is_named(model, tmp_path):
 # --- what comes with the package
 
 
-def shipped(name, scale="laptop"):
-    path = records.path_of(records.shipped(), scale, name)
-    assert path.is_file(), f"{path} is missing; make it with: make experiments"
-    return records.read(path)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_shipped_is_the_present_grid_with_all_its_seeds(name):
-    settings = None if name == "search" else choose(shipped("search"), LAPTOP)
-    cells = grid(name, LAPTOP, settings)
-    runs = shipped(name)
-    stale = [run["label"] for run in runs if (run["label"], run["config"]) not in [(c.label, c.config) for c in cells]]
-    assert not stale
-    assert not [run["error"] for run in runs if "error" in run]
-    for cell in cells:
+    results = Results(name)
+    assert not [run["error"] for run in results.failed]
+    for cell in cells_of(name, LAPTOP, records.shipped()):
         least = set(range(5)) if cell.seeds is None else set(cell.seeds)
-        seeds = [run["seed"] for run in runs if run["label"] == cell.label]
+        seeds = [run["seed"] for run in results.runs if run["label"] == cell.label]
         assert least <= set(seeds) and len(set(seeds)) == len(seeds), cell.label
 
 
-def test_every_shipped_record_is_readable_and_of_a_present_grid():
-    for path in records.shipped().glob("*/*.json"):
-        if path.parent.name == "benchmarks":
-            continue
-        name, scale = path.stem, SCALES[path.parent.name]
-        cells = grid(name, scale, None if name == "search" else choose(shipped("search", scale.name), scale))
-        known = [(cell.label, cell.config) for cell in cells]
-        assert not [run["label"] for run in records.read(path) if (run["label"], run["config"]) not in known], path
-
-
-def test_a_configuration_and_seed_have_one_result_wherever_they_are_shipped():
-    found = {}
-    for scale in SCALES:
-        for name in NAMES:
-            for run in records.read(records.path_of(records.shipped(), scale, name)):
-                kept = {key: run.get(key) for key in ("result", "history", "meta")}
-                assert found.setdefault(run["id"], kept) == kept, (name, run["label"])
+def test_everything_that_is_shipped_is_asked_for_and_in_its_shortest_form():
+    assert unasked(records.shipped()) == [] and len(records.read_all(records.shipped())) > 300
+    for path in (records.shipped() / "runs").iterdir():
+        run = json.loads(path.read_text())
+        assert list(run) == ["config", "seed", "result", "history", "meta"]
+        assert path.read_text() == json.dumps(run, separators=(",", ":")) + "\n"
 
 
 def test_what_is_shipped_is_small():
     size = {path: path.stat().st_size for path in records.shipped().rglob("*") if path.is_file()}
     assert sum(size.values()) < 5e6
     assert sum(bytes for path, bytes in size.items() if path.suffix == ".safetensors") < 4e6
+    assert all(bytes < 12_000 for path, bytes in size.items() if path.parent.name == "runs")
 
 
 @pytest.mark.parametrize("arm", ["ConViT", "DeiT"])
 def test_a_shipped_checkpoint_scores_what_its_record_says(arm):
-    (run,) = [run for run in shipped("checkpoints") if run["label"]["arm"] == arm]
+    (run,) = Results("checkpoints").select(arm=arm).values()
     model = records.checkpoint(arm.lower())
     assert evaluate(model, data.load("fashion_mnist_5k"), "cpu") == pytest.approx(run["result"]["accuracy"], abs=0.5)
-    assert model.config["local_up_to_layer"] == run["config"]["model"]["local_up_to_layer"]
+    assert model.config["local_up_to_layer"] == run["config"].model["local_up_to_layer"]

@@ -29,6 +29,7 @@ from convit_edu.saving import weights
 from convit_edu.train import Recipe, evaluate, parameter_groups, pick_device, train
 
 RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3, drop_path=0.2)
+SHORT = dataclasses.replace(RECIPE, steps=2, evaluations=1)
 EVERYTHING = dataclasses.replace(RECIPE, erasing=0.5, mixup=0.8, cutmix=1.0)
 
 
@@ -215,20 +216,20 @@ def of_another_loss(batch, logits, targets):
 
 def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(images, tmp_path):
     path = tmp_path / "checkpoint.pt"
-    train(fresh(), images, RECIPE, checkpoint=path)
+    train(fresh(), images, SHORT, checkpoint=path)
     kept = path.read_bytes()
     other_mean = dataclasses.replace(images, mean=images.mean + 0.1)
     for model, data_set, recipe, options, differing in (
-        (fresh(seed=1), images, RECIPE, {}, "initial weights"),  # a loop over seeds
-        (fresh(depth=3), images, RECIPE, {}, "model.depth, initial weights"),
-        (frozen(), images, RECIPE, {}, "frozen parameters"),
-        (fresh(), images, dataclasses.replace(RECIPE, lr=2e-3, seed=1), {}, "recipe.lr, recipe.seed"),
-        (fresh(), images.subset(size=40, seed=1), RECIPE, {}, "data.checksum"),
-        (fresh(), other_mean, RECIPE, {}, "data.mean"),
-        (fresh(), dataclasses.replace(images, std=images.std * 2), RECIPE, {}, "data.std"),
-        (fresh(), dataclasses.replace(images, classes=images.classes[::-1]), RECIPE, {}, "data.classes"),
-        (fresh(), images, RECIPE, {"loss": of_another_loss}, "loss"),
-        (fresh(), images, RECIPE, {"measure": head_norms}, "measure"),
+        (fresh(seed=1), images, SHORT, {}, "initial weights"),  # a loop over seeds
+        (fresh(depth=3), images, SHORT, {}, "model.depth, initial weights"),
+        (frozen(), images, SHORT, {}, "frozen parameters"),
+        (fresh(), images, dataclasses.replace(SHORT, lr=2e-3, seed=1), {}, "recipe.lr, recipe.seed"),
+        (fresh(), images.subset(size=40, seed=1), SHORT, {}, "data.checksum"),
+        (fresh(), other_mean, SHORT, {}, "data.mean"),
+        (fresh(), dataclasses.replace(images, std=images.std * 2), SHORT, {}, "data.std"),
+        (fresh(), dataclasses.replace(images, classes=images.classes[::-1]), SHORT, {}, "data.classes"),
+        (fresh(), images, SHORT, {"loss": of_another_loss}, "loss"),
+        (fresh(), images, SHORT, {"measure": head_norms}, "measure"),
     ):
         with pytest.raises(ValueError, match=re.escape(f"(it differs in {differing})")):
             train(model, data_set, recipe, checkpoint=path, **options)
@@ -236,7 +237,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(images
 
 
 def test_a_loss_that_a_checkpoint_could_not_tell_from_others_needs_an_identity(images, tmp_path):
-    path, recipe = tmp_path / "checkpoint.pt", dataclasses.replace(RECIPE, steps=2, evaluations=1)
+    path, recipe = tmp_path / "checkpoint.pt", SHORT
 
     def scaled(by):
         return lambda batch, logits, targets: by * logits.square().mean()
@@ -251,9 +252,9 @@ def test_a_loss_that_a_checkpoint_could_not_tell_from_others_needs_an_identity(i
         train(fresh(), images, recipe, "cpu", path, loss=losses[1])
 
 
-def test_nobody_is_told_to_delete_a_file_that_could_not_be_read(images, tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_opened_or_read_is_left_alone_and_so_is_the_advice(images, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
-    whole = train(fresh(), images, RECIPE, checkpoint=path)
+    whole = train(fresh(), images, SHORT, checkpoint=path)
     kept = path.read_bytes()
 
     def refuse(_):
@@ -262,15 +263,15 @@ def test_nobody_is_told_to_delete_a_file_that_could_not_be_read(images, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", refuse)
         with pytest.raises(PermissionError, match=r"checkpoint\.pt.*Permission denied") as found:
-            train(fresh(), images, RECIPE, checkpoint=path)
+            train(fresh(), images, SHORT, checkpoint=path)
     assert "delete" not in str(found.value)
     for content in (kept[:1000], b"", b"x" * 1000, pickled({"model": {}})):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint") as found:
-            train(fresh(), images, RECIPE, checkpoint=path)
+            train(fresh(), images, SHORT, checkpoint=path)
         assert "delete" not in str(found.value) and path.read_bytes() == content
     path.write_bytes(kept)
-    assert train(fresh(), images, RECIPE, checkpoint=path).loss == whole.loss
+    assert train(fresh(), images, SHORT, checkpoint=path).loss == whole.loss
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
@@ -318,7 +319,7 @@ def test_the_path_is_tried_before_the_work(images, tmp_path, monkeypatch):
 
 
 def test_one_path_has_one_writer(images, tmp_path):
-    path, recipe = tmp_path / "run.pt", dataclasses.replace(RECIPE, steps=2, evaluations=1)
+    path, recipe = tmp_path / "run.pt", SHORT
     refused = []
 
     def second(model, step):
@@ -376,9 +377,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(i
 def poisoned_gradient(number):
     """A model whose gradient is NaN in one step: a loss that is finite, and weights that are not."""
     model, steps = fresh(), itertools.count(1)
-    model.head.bias.register_post_accumulate_grad_hook(
-        lambda bias: bias.grad.fill_(math.nan) if next(steps) == number else None
-    )
+
+    def hook(bias):
+        if next(steps) == number:
+            bias.grad.fill_(math.nan)
+
+    model.head.bias.register_post_accumulate_grad_hook(hook)
     return model
 
 
@@ -429,7 +433,7 @@ def test_evaluation_leaves_every_part_in_its_mode_whatever_happens(images):
 
 
 def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images, tmp_path):
-    narrow = {"width": 4}
+    narrow, recipe = {"width": 4}, dataclasses.replace(RECIPE, drop_path=None)
     for model, words in (
         (fresh(num_classes=9), ["10 classes", "(100, 9)", "num_classes=10"]),
         (fresh(num_classes=1000), ["10 classes", "(100, 1000)"]),
@@ -441,28 +445,30 @@ def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images
     ):
         before_step(model, 0, lambda _: pytest.fail("a step was done"))
         with pytest.raises(ValueError) as found:
-            train(model, images, RECIPE, "cpu", tmp_path / "run.pt")
+            train(model, images, recipe, "cpu", tmp_path / "run.pt")
         assert all(word in str(found.value) for word in ["fashion_mnist_5k", *words]), found.value
+    with pytest.raises(ValueError, match="drop_path"):
+        train(torch.nn.Flatten(), images, RECIPE, "cpu")
     with pytest.raises(ValueError, match="10 classes"):
         evaluate(fresh(num_classes=1000), images, "cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_measure_is_taken_in_evaluation_mode_and_read_back_as_it_was(images, tmp_path):
-    path, recipe = tmp_path / "run.pt", dataclasses.replace(RECIPE, steps=2, evaluations=1)
+    path, recipe = tmp_path / "run.pt", SHORT
     model = fresh()
 
     def measured(model, step):
         model.train(step > 0)  # a measure that forgets the mode
-        return {"a": np.float64(0.5), "b": [np.arange(2), (True, None)], "c": torch.tensor([1.0], requires_grad=True)}
+        return {"a": np.float64(0.5), "b": [np.arange(2), (True, None)], "c": {"d": torch.ones(1, requires_grad=True)}}
 
     measured.identity = "numbers"
     first = train(model, images, recipe, checkpoint=path, measure=measured)
     again = train(fresh(), images, recipe, checkpoint=path, measure=measured)
     assert first.measured["a"] == again.measured["a"] == {0: 0.5, 2: 0.5} and model.training
     assert first.measured["b"] == again.measured["b"] and first.measured["b"][2] == [[0, 1], [True, None]]
-    assert torch.equal(again.measured["c"][0], torch.tensor([1.0]))
-    with pytest.raises(ValueError, match="'a' is set"):
+    assert torch.equal(again.measured["c"][0]["d"], torch.ones(1))
+    with pytest.raises(ValueError, match="'a' holds a set"):
         train(fresh(), images, recipe, measure=lambda model, step: {"a": {1}})
     plain = train(fresh(), images, recipe)
     assert plain.loss == first.loss

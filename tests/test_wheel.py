@@ -53,13 +53,36 @@ def installed(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_every_file_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as packed:
         names = {name for name in packed.namelist() if name.startswith("convit_edu/")}
-    parts = ("*.py", "datasets/*", "static/*", "recorded/**/*.json", "recorded/**/*.safetensors")
+    parts = ("*.py", "datasets/*", "static/*", "recorded/**/*.json", "recorded/**/*.safetensors", "recorded/**/*.md")
     files = [path for part in parts for path in (ROOT / "convit_edu").rglob(part)]
     expected = {path.relative_to(ROOT).as_posix() for path in files if path.is_file()}
     assert len(expected) > 30
     assert names == {name for name in expected if "__pycache__" not in name}
 
 
+@pytest.mark.slow
+def test_tests_of_the_source_archive_can_be_collected(tmp_path):
+    source, made = tmp_path / "source", tmp_path / "made"
+    listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("there is no git repository to make an archive of")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, source / name)
+    made.mkdir()
+    build = f"from setuptools.build_meta import build_sdist; build_sdist({str(made)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
+    (archive,) = made.glob("*.tar.gz")
+    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests", "book"]
+    environment = os.environ | {"PYTHONPATH": str(unpacked)}
+    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_runs_with_only_the_wheel(installed, path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(installed))

@@ -1,7 +1,7 @@
 """The widgets for a live kernel: what they compute, and that they never queue up more work than they show."""
 
-import asyncio
 import io
+import threading
 from datetime import datetime
 
 import numpy as np
@@ -35,63 +35,6 @@ def png(size=(40, 30), mode="RGB", **options):
 def uploaded(lab, content):
     file = {"name": "p", "type": "", "size": len(content), "content": content, "last_modified": datetime(2026, 1, 1)}
     lab.children[0].children[0].value = (file,)
-
-
-# --- one job at a time
-
-
-def test_a_slider_drawn_across_its_range_does_the_first_and_the_last_request_only():
-    begun, ended = [], []
-
-    def job(value):
-        begun.append(value)
-        for _ in range(3):
-            yield
-        ended.append(value)
-
-    async def draw():
-        newest = widgets.Newest(job, pytest.fail)
-        for value in range(100):
-            newest.ask(value)
-            if value == 0:
-                await asyncio.sleep(0)  # the first job begins
-        await newest.task
-
-    asyncio.run(draw())
-    assert begun == [0, 99]
-    assert ended == [99]
-
-
-def test_a_job_that_fails_is_told_and_the_next_one_runs():
-    told, done = [], []
-
-    def job(value):
-        if value == 0:
-            raise ValueError("no")
-        done.append(value)
-        yield
-
-    async def twice():
-        newest = widgets.Newest(job, told.append)
-        newest.ask(0)
-        await newest.task
-        newest.ask(1)
-        await newest.task
-
-    asyncio.run(twice())
-    assert [str(error) for error in told] == ["no"]
-    assert done == [1]
-
-
-def test_without_a_running_loop_the_job_is_done_at_once():
-    done = []
-
-    def job(value):
-        yield
-        done.append(value)
-
-    widgets.Newest(job, pytest.fail).ask(1)
-    assert done == [1]
 
 
 def test_a_widget_is_displayed_only_where_somebody_watches(monkeypatch, capsys):
@@ -182,6 +125,7 @@ def test_without_a_network_the_recorded_model_stays(trained, fashion, monkeypatc
     lab = widgets.attention_lab(trained, fashion, fashion.test_images[:1])
     fetch, said = lab.children[0].children[1], lab.children[-1]
     fetch.click()
+    lab.fetching.join(10)
     assert "could not be fetched (OSError); the model trained here stays" in said.value
     assert not fetch.disabled
 
@@ -193,6 +137,38 @@ def test_fetched_weights_take_a_colour_picture(trained, fashion, monkeypatch):
     lab = widgets.attention_lab(trained, fashion, fashion.test_images[:1])
     uploaded(lab, png((90, 60)))
     lab.children[0].children[1].click()
+    lab.fetching.join(10)
     layer, head, row, column = lab.children[1].children
     assert (layer.max, head.max, row.max, column.max) == (2, 4, 4, 4)
     assert "layer 1, head 1, row 2, column 2" in lab.children[-1].value
+
+
+def test_fetching_keeps_nobody_waiting(trained, fashion, monkeypatch):
+    answer = threading.Event()
+
+    def slow(*_, **__):
+        answer.wait(30)
+        raise OSError("timed out")
+
+    monkeypatch.setattr(parity, "from_timm", slow)
+    lab = widgets.attention_lab(trained, fashion, fashion.test_images[:1])
+    fetch, said = lab.children[0].children[1], lab.children[-1]
+    fetch.click()  # returns at once
+    assert fetch.disabled and "everything else goes on" in said.value and lab.fetching.is_alive()
+    lab.children[1].children[0].value = 2
+    assert "layer 2, head 1" in said.value
+    answer.set()
+    lab.fetching.join(10)
+    assert "the model trained here stays" in said.value and not fetch.disabled
+
+
+def test_a_slider_scores_when_it_is_let_go(trained, fashion):
+    lab = widgets.gate_lab(trained, fashion.normalize(fashion.test_images[:10]), fashion.test_labels[:10])
+    assert all(not row.children[1].continuous_update for row in lab.children[:-1])
+
+
+def test_an_upload_is_read_in_ipywidgets_7_and_8():
+    content = png()
+    new = ({"name": "p", "content": memoryview(content)},)
+    old = {"p": {"metadata": {"name": "p"}, "content": content}}
+    assert widgets.uploaded_bytes(new) == widgets.uploaded_bytes(old) == content

@@ -1,28 +1,36 @@
-"""Read it anywhere: the address of the book's repository, and what follows from it.
+"""Read it anywhere: the address of the book's repository, and what follows from it for the pages.
 
 As a Sphinx extension it puts Binder and Colab buttons on every chapter when an address is known, and none
-otherwise; writes the address into the notebooks that readers download; and takes out of the pages what would
-reach for the network. As a program it writes the address into the notebooks themselves:
+otherwise; writes the address into the notebooks that readers download; tells other sites what a page is about;
+and takes out of the pages what would reach for the network. As a program it writes the address into the notebooks
+themselves:
 
-    python book/_ext/launch.py --address https://github.com/OWNER/REPOSITORY book/*.ipynb
+    python book/_ext/launch.py --address https://github.com/OWNER/REPOSITORY [--revision TAG] book/*.ipynb
 
 The address is, in this order: the environment variable CONVIT_EDU_REPOSITORY, `repository: {url: ...}` in
 _config.yml, git's origin. Colab opens the branch in CONVIT_EDU_BRANCH, else in `repository: {branch: ...}`, else
-git's default one.
+git's default one. The first cell installs the revision that the page was built from, so that page and package agree:
+CONVIT_EDU_REVISION, else git's commit where a branch of the origin has it.
 """
 
 import argparse
+import html
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 ADDRESS = re.compile(
     r"(?:https?://(?:[^/@]+@)?|git@|ssh://git@)(github\.com|gitlab\.com)[:/]([\w.-]+)/([\w.-]+?)(?:\.git)?/?"
 )
+REVISION = re.compile(r"[\w.+/-]+")  # a commit or a tag
 THEBE = re.compile(r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>', re.S)
+PAGES_OF = {"https://github.com": "github.io", "https://gitlab.com": "gitlab.io"}
+LONGEST = 300  # characters of a page's description
+PICTURE = "One head, one query patch: attention by position, by content, and their mixtures at two values of the gate"
 # Fills the place where a chapter is first run: silent where the package is there, as in a clone.
 FIRST_CELL = """\
 from importlib.util import find_spec
@@ -72,9 +80,20 @@ def find_branch(root: Path, setting: str = "") -> str:
     return os.environ.get("CONVIT_EDU_BRANCH") or setting or default or "main"
 
 
-def fill(notebook: str, address: str) -> str:
-    """The text of an .ipynb file with the address in its first cell, whatever stood there."""
-    return re.sub(r'REPOSITORY = \\"[^"\\]*\\"', lambda _: rf'REPOSITORY = \"{address}\"', notebook)
+def find_revision(root: Path) -> str:
+    """The commit or tag that readers can install to have what this page describes; nothing if none is known."""
+    given = os.environ.get("CONVIT_EDU_REVISION", "")
+    if given and not REVISION.fullmatch(given):
+        raise ValueError(f"CONVIT_EDU_REVISION is {given!r}: give a commit or a tag")
+    if given or not git(root, "branch", "--remotes", "--contains", "HEAD"):  # nobody can fetch what was never pushed
+        return given
+    return git(root, "rev-parse", "HEAD")
+
+
+def fill(notebook: str, address: str, revision: str = "") -> str:
+    """The text of an .ipynb file with the address, as pip takes it, in its first cell, whatever stood there."""
+    place = f"{address}@{revision}" if revision else address
+    return re.sub(r'REPOSITORY = \\"[^"\\]*\\"', lambda _: rf'REPOSITORY = \"{place}\"', notebook)
 
 
 # --- the Sphinx extension
@@ -87,6 +106,7 @@ def configure(app, config) -> None:
     options = config.html_theme_options
     try:
         address = find_address(Path(app.srcdir), options.get("repository_url") or "")
+        config.convit_edu_revision = find_revision(Path(app.srcdir)) if address else ""
     except ValueError as error:
         raise ConfigError(str(error)) from None
     config.convit_edu_repository = address or ""
@@ -95,7 +115,38 @@ def configure(app, config) -> None:
         if "//github.com/" in address:  # Colab opens notebooks from nowhere else
             buttons["colab_url"] = "https://colab.research.google.com"
         branch = find_branch(Path(app.srcdir), options.get("repository_branch") or "")
-        options.update(repository_url=address, repository_branch=branch, launch_buttons=buttons)
+        # The theme writes the name of the branch into links as it stands.
+        options.update(repository_url=address, repository_branch=quote(branch), launch_buttons=buttons)
+
+
+def published(address: str) -> str:
+    """Where GitHub's or GitLab's Pages serve the book of this repository; CONVIT_EDU_PAGES says another place."""
+    given = os.environ.get("CONVIT_EDU_PAGES", "")
+    host, owner, name = address.rsplit("/", 2) if address else ("", "", "")
+    return given.rstrip("/") or (f"https://{owner.lower()}.{PAGES_OF[host]}/{name}" if address else "")
+
+
+def introduce(app, pagename: str, templatename: str, context: dict[str, Any], doctree) -> None:
+    """What others show of a page: its first paragraph and, where the site has a place, a picture."""
+    title = re.sub(r"<[^>]+>", "", context.get("title") or "")
+    if title == app.config.html_title:
+        context["docstitle"] = ""  # the first page would be called "ConViT, understood — ConViT, understood"
+    if doctree is None:
+        return
+    from docutils import nodes
+
+    first = next(iter(doctree.findall(nodes.paragraph)), None)
+    words = " ".join(first.astext().split()) if first else app.config.html_title
+    said = words if len(words) <= LONGEST else words[:LONGEST].rsplit(" ", 1)[0] + " …"
+    meta = {"og:type": "article", "og:title": html.unescape(title), "og:description": said,
+            "og:site_name": app.config.html_title}  # fmt: skip
+    place = published(app.config.convit_edu_repository)
+    if place:
+        meta |= {"og:url": f"{place}/{pagename}.html", "og:image": f"{place}/_static/gate.png",
+                 "og:image:alt": PICTURE}  # fmt: skip
+    tags = [f'<meta name="description" content="{html.escape(said)}">']
+    tags += [f'<meta property="{name}" content="{html.escape(value)}">' for name, value in meta.items()]
+    context["metatags"] = context.get("metatags", "") + "\n".join(tags) + "\n"
 
 
 def tidy(app, pagename: str, templatename: str, context: dict[str, Any], doctree) -> None:
@@ -111,14 +162,16 @@ def tidy(app, pagename: str, templatename: str, context: dict[str, Any], doctree
 
 
 def fill_downloads(app, exception) -> None:
-    address = app.config.convit_edu_repository
+    address, revision = app.config.convit_edu_repository, app.config.convit_edu_revision
     for path in Path(app.outdir, "_sources").rglob("*.ipynb") if address and not exception else ():
-        path.write_text(fill(path.read_text(encoding="utf-8"), address), encoding="utf-8")
+        path.write_text(fill(path.read_text(encoding="utf-8"), address, revision), encoding="utf-8")
 
 
 def setup(app) -> dict[str, bool]:
     app.add_config_value("convit_edu_repository", "", "html")
+    app.add_config_value("convit_edu_revision", "", "html")
     app.connect("config-inited", configure)
+    app.connect("html-page-context", introduce)
     app.connect("html-page-context", tidy, priority=900)  # after the extensions that add scripts
     app.connect("build-finished", fill_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -130,13 +183,16 @@ def setup(app) -> dict[str, bool]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the repository's address into the first cell of notebooks.")
     parser.add_argument("--address", required=True, help="like https://github.com/OWNER/REPOSITORY")
+    parser.add_argument("--revision", default="", help="the commit or tag to install; without, the default branch")
     parser.add_argument("notebooks", nargs="+", type=Path)
     given = parser.parse_args()
     address = normal(given.address)
     if not address:
         sys.exit(f"{given.address!r} is no repository at github.com or gitlab.com: give https://github.com/OWNER/REPOSITORY")
+    if given.revision and not REVISION.fullmatch(given.revision):
+        sys.exit(f"{given.revision!r} is no commit and no tag")
     for path in given.notebooks:
-        path.write_text(fill(path.read_text(encoding="utf-8"), address), encoding="utf-8")
+        path.write_text(fill(path.read_text(encoding="utf-8"), address, given.revision), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def hard_distillation_loss(
 
 
 class HardDistillation:
-    """`hard_distillation_loss` with this teacher, for `train(loss=...)`; the smoothing of labels is that of the recipe.
+    """`hard_distillation_loss` with this teacher, for `train(loss=...)`; it does not read the recipe's label smoothing.
 
     The teacher sees the very images that the student sees, flipped and cropped alike, in evaluation mode; it is
     moved to their device, and not trained.

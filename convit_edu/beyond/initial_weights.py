@@ -40,11 +40,14 @@ def sinusoidal(model: ConViT) -> None:
     model.pos_embed.copy_(sine_embedding(model.grid, model.config["embed_dim"]))
 
 
-def split(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The two (rank, D) weights of linear layers whose bilinear form a W_1^T W_2 b is nearest to a `product` (D, D)."""
-    U, S, Vh = torch.linalg.svd(product)
-    root = S[:rank].sqrt()
-    return (U[:, :rank] * root).T, root[:, None] * Vh[:rank]
+def nearest_product(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """The two factors, (..., D, rank) and (..., rank, D), whose product is nearest to a matrix (..., D, D).
+
+    Its strongest singular values, the root of each on either side.
+    """
+    U, S, Vh = torch.linalg.svd(matrix)
+    root = S[..., :rank].sqrt()  # (..., rank)
+    return U[..., :rank] * root[..., None, :], root[..., None] * Vh[..., :rank, :]
 
 
 @torch.no_grad()
@@ -57,33 +60,44 @@ def mimetic(model: ConViT, queries: float | None = 0.7, values: float | None = 0
     None keeps its usual start.
     """
     sinusoidal(model)
-    D = model.config["embed_dim"]
-
-    def near(scale: float, sign: int) -> Tensor:
-        return scale * (torch.randn(D, D, dtype=torch.float64) / D**0.5 + sign * torch.eye(D))
-
     for layer in _plain(model):
         for q, k in zip(*_heads(layer), strict=True) if queries else ():
-            for weight, value in zip((q, k), split(near(queries, 1), layer.head_dim), strict=True):
-                weight.copy_(value)
+            left, right = nearest_product(_near(queries, 1, layer.dim), layer.head_dim)  # W_qry^T and W_key of the head
+            q.copy_(left.T)
+            k.copy_(right)
         if values:
-            w_val, w_out = split(near(values, -1), D)
-            layer.qkv.weight[2 * D :].copy_(w_val)
-            layer.proj.weight.copy_(w_out.T)
+            _mimetic_values(layer, values)
+
+
+def _near(scale: float, sign: int, dim: int) -> Tensor:
+    """scale (Z + sign I), with Z normal of variance 1/D: (D, D), float64."""
+    return scale * (torch.randn(dim, dim, dtype=torch.float64) / dim**0.5 + sign * torch.eye(dim))
+
+
+def _mimetic_values(layer: SelfAttention, scale: float) -> None:
+    left, right = nearest_product(_near(scale, -1, layer.dim), layer.dim)
+    layer.qkv.weight[2 * layer.dim :].copy_(left.T)
+    layer.proj.weight.copy_(right.T)
 
 
 @torch.no_grad()
-def structured(model: ConViT, strength: float = 60.0) -> None:
+def structured(model: ConViT, strength: float = 60.0, values: float | None = None) -> None:
     """Structured initialisation (Zheng et al. 2025): every head starts by looking at one offset, drawn at random.
 
     Queries and keys are made so that, were the tokens their normalised position embeddings P (N, D), the scores would
     be nearest to `strength` at the patch with the head's offset and 0 elsewhere: W_qry W_key^T from the pseudo-inverse
     of P, cut at the width of a head. Offsets are the nine of a 3 x 3 filter; beyond the border the nearest patch
-    is taken, where the authors leave the row of the target empty.
+    is taken.
 
-    Two choices are ours. Directions in which P is weak, below a tenth of its strongest, are left out: the inverse
-    would blow them up, and then what a token shows would outshout where it lies. And the default strength makes the
-    attention about as local as that of a fresh ConViT on a 7 x 7 grid.
+    That is half of the authors' method. Their code (osiriszjq/structured_initialization at 7cd02f1, mode `impulse`)
+    also sets values and projection by the mimetic rule; so does this with `values=0.4`, and by default not.
+
+    The rest of what differs from their code. The target: theirs is 1000 at the offset and noise elsewhere, with an
+    empty row where the offset lies beyond the border; offsets come in a fixed order, the centre first. The inverse:
+    theirs keeps as many directions of P as a head is wide; here those below a tenth of the strongest are left out,
+    which the inverse would blow up, and then what a token shows would outshout where it lies. The size: theirs
+    normalises each factor and takes it times 7; here `strength` makes the attention about as local as that of a fresh
+    ConViT on a 7 x 7 grid. The position embeddings: theirs stay random and are taken times 18; here they are sines.
     """
     sinusoidal(model)
     P = nn.functional.layer_norm(sine_embedding(model.grid, model.config["embed_dim"]), (model.config["embed_dim"],))
@@ -94,8 +108,11 @@ def structured(model: ConViT, strength: float = 60.0) -> None:
         for q, k, offset in zip(*_heads(layer), drawn, strict=True):
             target = strength * layer.head_dim**0.5 * impulse(model.grid, *offset.tolist())  # (N, N), before 1/sqrt(d)
             target = target - target.mean(1, keepdim=True)  # a constant a row changes no softmax
-            for weight, value in zip((q, k), split(back @ target @ back.T, layer.head_dim), strict=True):
-                weight.copy_(value)
+            left, right = nearest_product(back @ target @ back.T, layer.head_dim)
+            q.copy_(left.T)
+            k.copy_(right)
+        if values:
+            _mimetic_values(layer, values)
 
 
 def impulse(grid: Grid, dx: int, dy: int) -> Tensor:
@@ -103,7 +120,7 @@ def impulse(grid: Grid, dx: int, dy: int) -> Tensor:
     rows, columns = grid
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     key = (y + dy).clamp(0, rows - 1) * columns + (x + dx).clamp(0, columns - 1)  # (G_h, G_w)
-    return nn.functional.one_hot(key.flatten(), rows * columns).double()
+    return nn.functional.one_hot(key.flatten(), rows * columns).cpu().double()
 
 
 def _heads(layer: SelfAttention) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -111,8 +128,10 @@ def _heads(layer: SelfAttention) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]
     return tuple(part.split(layer.head_dim) for part in layer.qkv.weight.chunk(3)[:2])
 
 
+# Queries and keys (usual, mimetic, structured) by values and projection (usual, mimetic): all six.
 STARTS = {
     "sinusoidal": sinusoidal, "mimetic": mimetic, "structured": structured,
     "mimetic, queries and keys alone": partial(mimetic, values=None),
     "mimetic, values alone": partial(mimetic, queries=None),
+    "structured, mimetic values": partial(structured, values=0.4),
 }  # fmt: skip

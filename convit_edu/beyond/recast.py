@@ -14,10 +14,10 @@ from ..attention import GPSA
 from ..locality import gpsa_layers
 from ..model import Block, ConViT, PatchEmbed
 from ..positions import Grid, kernel_centres
+from .initial_weights import nearest_product
 
 TAPS = 9  # of a 3 x 3 convolution, and heads of the layer that it becomes
 PADDINGS = ("replicate", "zeros")
-LINEAR = ("qk.weight", "qkv.weight", "v.weight", "proj.weight")
 POSITION_ONLY = 1000.0  # lambda at which a gate is exactly 1 in floating point
 
 
@@ -60,7 +60,7 @@ class PatchCNN(nn.Module):
         self.config = self_config  # all that is needed to build this model again
         self.patch_embed = PatchEmbed((img_size, img_size), patch_size, in_chans, embed_dim)
         self.blocks = nn.ModuleList(
-            Block(Convolution(embed_dim, padding), embed_dim, mlp_ratio, 0.0) for _ in range(depth)
+            Block(Convolution(embed_dim, padding), embed_dim, mlp_ratio) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -123,15 +123,20 @@ class WideConViT(ConViT):
         arguments = dict(depth=4, num_heads=TAPS) | arguments
         arguments.setdefault("local_up_to_layer", arguments["depth"])
         super().__init__(**arguments)
-        if self.config["local_up_to_layer"] != self.config["depth"]:
+        config = super().config
+        if config["local_up_to_layer"] != config["depth"]:
             raise ValueError("A WideConViT has GPSA layers alone; leave local_up_to_layer out.")
-        D = self.config["embed_dim"]
-        self.config["value_dim"] = value_dim = D if value_dim is None else value_dim
-        names = ("qkv_bias", "locality_strength", "positional_init", "identity_values", "mixing")
-        shared = {name: self.config[name] for name in names}
+        self.value_dim = config["embed_dim"] if value_dim is None else value_dim
+        names = ("qkv_bias", "locality_strength", "positional_init", "identity_values")
+        shared = {name: config[name] for name in names}
         for block in self.blocks:
-            block.attn = WideGPSA(D, self.config["num_heads"], value_dim, **shared)
+            block.attn = WideGPSA(config["embed_dim"], config["num_heads"], self.value_dim, **shared)
         self._init_weights()
+
+    @property
+    def config(self) -> dict:
+        """As in `ConViT`, with `value_dim`."""
+        return super().config | {"value_dim": self.value_dim}
 
 
 def taps_of(conv: nn.Conv2d) -> Tensor:
@@ -151,9 +156,7 @@ def factors(taps: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"The rank of a tap lies between 1 and {D}, got {rank}.")
     if rank == D:
         return taps, torch.eye(D).to(taps).expand_as(taps)
-    U, S, Vh = torch.linalg.svd(taps)
-    root = S[:, :rank].sqrt()  # (H, d)
-    return U[:, :, :rank] * root[:, None], root[..., None] * Vh[:, :rank]
+    return nearest_product(taps, rank)
 
 
 @torch.no_grad()
@@ -200,23 +203,3 @@ def set_gates(model: ConViT, gate: float) -> None:
     """Put every gate of a model to a value in (0, 1]; from 1, exactly, no gradient ever moves it."""
     for layer in gpsa_layers(model):
         layer.gating_param.fill_(POSITION_ONLY if gate == 1 else math.log(gate / (1 - gate)))
-
-
-def multiply_adds(model: PatchCNN | ConViT) -> int:
-    """Multiplications with addition for one image, forward, without norms, softmax and biases.
-
-    A training step costs about three times as much for each of its images.
-    """
-    D, (G_h, G_w) = model.config["embed_dim"], model.grid
-    N = G_h * G_w
-    total = model.patch_embed.proj.weight.numel() * N + model.head.weight.numel()
-    for block in model.blocks:
-        layer, total = block.attn, total + N * (block.mlp.fc1.weight.numel() + block.mlp.fc2.weight.numel())
-        if isinstance(layer, Convolution):
-            total += N * layer.conv.weight.numel()
-            continue
-        wide = layer.v.out_features if isinstance(layer, GPSA) else D  # H d of the values
-        total += N * sum(p.numel() for name, p in layer.named_parameters() if name in LINEAR) + N * N * (D + wide)
-        if isinstance(layer, GPSA):
-            total += N * (G_h + G_w) * wide  # positional attention by its two factors
-    return total

@@ -29,6 +29,13 @@ from . import networks
 from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
 
 HEADS = (1, 4, 9, 16)
+# What each of nine heads is worth, column by column as heads are numbered: 3 x 3 kernels by name.
+FILTERS = {
+    "edges, up and down": (0.25, 0, -0.25, 0.5, 0, -0.5, 0.25, 0, -0.25),
+    "edges, left and right": (0.25, 0.5, 0.25, 0, 0, 0, -0.25, -0.5, -0.25),
+    "sharpen": (0, -1, 0, -1, 5, -1, 0, -1, 0),
+}
+PICTURE = 8  # a bag
 SCRIPTS = {"network": ("convit.js", "network.js")}  # what a kind needs beside explorers.js
 
 
@@ -91,7 +98,7 @@ def positional_attention(v_pos: Sequence[float], grid: tuple[int, int], query: i
     `v_pos` = (w_x, w_y, w_d) weighs dx, dy and dx² + dy².
     """
     v_pos = torch.as_tensor(v_pos, dtype=torch.float64)[None]  # (1, 3): one head
-    rows, columns = axis_attention(v_pos, torch.zeros(1).double(), grid)  # (1, G_h, G_h), (1, G_w, G_w)
+    rows, columns = axis_attention(lambda r: r @ v_pos.T, grid, dtype=torch.float64)  # (1, G_h, G_h), (1, G_w, G_w)
     row, column = divmod(query, grid[1])
     return torch.outer(rows[0, row], columns[0, column]).flatten().numpy()
 
@@ -107,7 +114,8 @@ def gaussian(strength: float, centre: Sequence[float]) -> tuple[float, float, fl
 def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0), grid: int = 7) -> Explorer:
     """Attention by position: strength, centre, heads, grid and query decide a map and the kernel that it equals.
 
-    The kernel is what the middle patch of a 7 x 7 grid gives to each offset. It opens with one head of this
+    The kernel is what the middle patch of a 7 x 7 grid gives to each offset. Below, heads that are worth a number each
+    act on a picture, beside the 3 x 3 convolution with these numbers. It opens with a head of this
     `strength` (0 to 4, in steps of 0.05) and `centre` (x, y; -3 to 3, halves) on `grid` x `grid` patches (3 to 14);
     ValueError for others.
     """
@@ -121,14 +129,22 @@ def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0),
     query = (grid // 2) * grid + grid // 2
     v_pos = gaussian(strength, centre)
     attention, kernel = positional_attention(v_pos, (grid, grid), query), positional_attention(v_pos, (7, 7), 24)
+    nine = all(offset in (-1, 0, 1) for offset in centre)  # then one of the nine heads stands there
+    head = int(3 * (centre[0] + 1) + centre[1] + 1) if nine else 0
+    fashion = load("fashion_mnist_5k")
+    images = [fashion.test_images[fashion.test_labels == label][0, 0] for label in range(fashion.num_classes)]
     controls = (
         _slider("strength", "Locality strength α", 0, 4, 0.05, strength),
-        _choice("heads", "Heads", {1: "1, placed by hand"} | {number: str(number) for number in HEADS[1:]}),
-        _choice("head", "Head", {h: str(h + 1) for h in range(16)} | {16: "mean of all"}),
+        _choice("heads", "Heads", {1: "1, placed by hand"} | {n: str(n) for n in HEADS[1:]}, 9 if nine else 1),
+        _choice("head", "Head", {h: str(h + 1) for h in range(16)} | {16: "mean of all"}, head),
         _slider("x", "Centre Δx, columns", -3, 3, 0.5, centre[0]),
         _slider("y", "Centre Δy, rows", -3, 3, 0.5, centre[1]),
         _slider("size", "Grid: patches a side", 3, 14, 1, grid),
-    )
+        _choice("filter", "The heads together", {0: "this head alone", 1: "mean"} | dict(enumerate(FILTERS, start=2)),
+                3 if nine else 0),
+        _choice("picture", "Picture", dict(enumerate(fashion.classes)), PICTURE),
+        _tick("common", "one colour scale for both maps"),
+    )  # fmt: skip
     words = (
         f"Two heat maps. One head of locality strength {strength:g}, centred {centre[0]:+g} columns and {centre[1]:+g} "
         f"rows from its query, on {grid} × {grid} patches. The query in the middle gives most to "
@@ -137,15 +153,31 @@ def positional_explorer(strength: float = 1.0, centre: Sequence[float] = (1, 0),
     still = maps([("attention of the query", attention.reshape(grid, grid), query),
                    ("kernel, by offset", kernel.reshape(7, 7), 24)], _top(attention, kernel))  # fmt: skip
     grids = _grid("Query patch", "query"), _grid("Attention", "cursor"), _grid("Kernel, by offset", "near")
-    data = {"grid": [grid, grid]}
-    return Explorer("positional", "Explorer: attention by position", data, _parts(controls, grids), words, still)
+    data = {
+        "grid": [grid, grid], "size": list(images[0].shape), "filters": [None, None, *FILTERS.values()],
+        "pixels": base64.b64encode(torch.stack(images).numpy().tobytes()).decode(),
+    }  # fmt: skip
+    shots = ("Picture, each pixel a token", "What the heads make of it", "The 3 × 3 convolution")
+    panels = "".join(f'<div class="panel shot"><span>{shot}</span><canvas></canvas></div>' for shot in shots)
+    table = f'<table class="kernel"><caption>3 × 3 kernel of the heads</caption>{"<tr><td><td><td></tr>" * 3}</table>'
+    parts = _parts(controls, grids) + f'<div class="panels">{panels}{table}</div><p class="compared"></p>'
+    return Explorer("positional", "Explorer: attention by position", data, parts, words, still)
 
 
-FORMS = ("whole", "layer", "small")
+FORMS = {  # of the explorer of networks, with their titles
+    "whole": "Explorer: ConViT and DeiT, computed in this page",
+    "layer": "Explorer: one layer of a trained ConViT",
+    "small": "Move the gates of a trained ConViT",
+}
 
 
 def network_explorer(
-    form: str = "whole", picture: int = 0, layer: int = 0, head: int = 0, query: tuple[int, int] = (3, 3), scope: int = 0
+    form: str = "whole",
+    picture: int = 0,
+    layer: int = 0,
+    head: int = 0,
+    query: tuple[int, int] = (3, 3),
+    scope: int = 0,
 ) -> Explorer:
     """The shipped ConViT and its DeiT, computed in the page: what they attend to and what they answer.
 
@@ -166,11 +198,12 @@ def network_explorer(
     inside = picture in range(len(shown["labels"])) and layer in range(depth) and head in range(H) and scope in range(3)
     if form not in FORMS or not inside or query[0] not in range(rows) or query[1] not in range(columns):
         raise ValueError(
-            f"A network explorer is one of {', '.join(FORMS)}, with a picture below {len(shown['labels'])}, one of {depth} "
-            f"layers, {H} heads and {rows} x {columns} patches, and scope 0 to 2, not "
+            f"A network explorer is one of {', '.join(FORMS)}, with a picture below {len(shown['labels'])}, one of "
+            f"{depth} layers, {H} heads and {rows} x {columns} patches, and scope 0 to 2, not "
             f"{form}, {picture}, {layer}, {head}, {query} and {scope}."
         )
-    place, steps = query[0] * columns + query[1], [*records.moments("convit"), records.steps("convit")]
+    place = query[0] * columns + query[1]
+    steps = [*records.moments("convit"), records.steps("convit")] if form == "whole" else []
     number = shown["numbers"][picture]
     image = data.test_images[number, 0].numpy()  # (h, w)
     x, rows_of = data.normalize(data.test_images[number][None]), {}
@@ -182,13 +215,14 @@ def network_explorer(
         answers = {arms[name]: data.classes[model(x).argmax()] for name, model in models.items()}
     says = ", ".join(f"{name} says {answer}" for name, answer in answers.items())
     words = (
-        f"A picture, a {data.classes[shown['labels'][picture]]}, and heat maps for its patch in row {query[0] + 1}, column "
-        f"{query[1] + 1}, in layer {layer + 1}, head {head + 1} of a trained network. "
+        f"A picture, a {data.classes[shown['labels'][picture]]}, and heat maps for its patch in row {query[0] + 1}, "
+        f"column {query[1] + 1}, in layer {layer + 1}, head {head + 1} of a trained network. "
         + " ".join(f"{kind} gives most to {_largest(values, columns)}." for kind, values in rows_of.items())
         + f" The trained {says}."
     )
     order = [kind for kind in ("position", "content", "mixture", "DeiT") if kind in rows_of]
-    still = maps([(kind, rows_of[kind].reshape(rows, columns), place) for kind in order], _top(*rows_of.values()), image)
+    panels = [(kind, rows_of[kind].reshape(rows, columns), place) for kind in order]
+    still = maps(panels, _top(*rows_of.values()), image)
     told = {
         "form": form, "networks": list(arms), "names": arms, "picture": picture, "layer": layer, "head": head,
         "query": place, "cursor": place + 1 if query[1] + 1 < columns else place - 1, "scope": scope, "steps": steps,
@@ -198,11 +232,9 @@ def network_explorer(
     scripts = {name: networks.packed(model) for name, model in models.items()} | {"pictures": shown}
     if form == "whole" and os.environ.get("CONVIT_EDU_PROGRESS") != "0":
         scripts["moments"] = networks.moments()
-    title = {"whole": "Explorer: ConViT and DeiT, computed in this page", "layer": "Explorer: one layer of a trained ConViT",
-             "small": "Move the gates of a trained ConViT"}[form]  # fmt: skip
-    parts = _network_parts(told, shown, depth, H)
-    return Explorer("network", title, told, parts, words, still, {name: networks.script(name, value)
-                                                                  for name, value in scripts.items()})  # fmt: skip
+    parts = _small_parts(told) if form == "small" else _network_parts(told, shown, depth, H)
+    scripts = {name: networks.script(name, value) for name, value in scripts.items()}
+    return Explorer("network", FORMS[form], told, parts, words, still, scripts)
 
 
 @torch.no_grad()
@@ -214,20 +246,27 @@ def _of_layer(model, x: torch.Tensor, layer: int, gate: float | None) -> torch.T
         return model.attention_weights(trace, layer)[0]
 
 
+def _network_grids(told: Mapping) -> str:
+    """The grids of a form: the query's, and a map of each kind that it shows."""
+    names = {"position": "By position", "content": "By content", "mixed": "Mixed", "other": "DeiT, same layer and head"}
+    return _grid("Query patch", "query") + "".join(_grid(names[kind], "cursor") for kind in told["maps"])
+
+
+def _small_parts(told: Mapping) -> str:
+    wide = (
+        f'<label class="wide"><span class="ends"><span>neighbours only</span><span>content only</span></span>'
+        f'<input {OURS} type="range" name="wide" aria-label="Gates, from neighbours only to content only" min="0" '
+        'max="1" step="0.01" value="0.5"></label>'
+    )
+    return (
+        f'<div class="panels">{_network_grids(told)}</div>\n{wide}\n'
+        f'<p class="row"><button type="button" name="trained" {OURS}>as trained</button></p>\n{READING}'
+    )
+
+
 def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str:
-    """Controls, grids and texts of a form of the explorer of networks; `static/network.js` fills them."""
-    form, steps = told["form"], told["steps"]
-    query, names = _grid("Query patch", "query"), {"position": "By position", "content": "By content", "mixed": "Mixed"}
-    names["other"] = "DeiT, same layer and head"
-    grids = query + "".join(_grid(names[kind], "cursor") for kind in told["maps"])
-    if form == "small":
-        wide = (
-            f'<label class="wide"><span class="ends"><span>neighbours only</span><span>content only</span></span>'
-            f'<input {OURS} type="range" name="wide" aria-label="Gates, from neighbours only to content only" min="0" '
-            'max="1" step="0.01" value="0.5"></label>'
-        )
-        return (f'<div class="panels">{grids}</div>\n{wide}\n<p class="row"><button type="button" name="trained" {OURS}>'
-                f"as trained</button></p>\n{READING}")  # fmt: skip
+    """Controls, grids and texts of the explorer of networks; `static/network.js` fills them."""
+    form, steps, grids = told["form"], told["steps"], _network_grids(told)
     classes = [shown["classes"][label] for label in shown["labels"][: shown["shown"]]]
     gallery = "".join(
         f'<label><input {OURS} type="radio" name="picture" value="{k}" aria-label="{html.escape(name)} {k // 10 + 1}"'
@@ -236,8 +275,9 @@ def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str
     gallery += f'<label><input {OURS} type="radio" name="picture" value="-1"><span>draw</span></label>'
     pad = (
         f'<div class="pad" hidden><canvas tabindex="0" {OURS} role="application" aria-label="Draw: arrow keys move the '
-        f'pen, the space bar makes a dot"></canvas><p class="row"><button type="button" name="clear" {OURS}>clear</button> '
-        f'<button type="button" name="copy" {OURS}>take the last picture</button></p>{_tick("eraser", "erase")}</div>'
+        f'pen, the space bar makes a dot"></canvas><p class="row">'
+        f'<button type="button" name="clear" {OURS}>clear</button> <button type="button" name="copy" {OURS}>'
+        f'take the last picture</button></p>{_tick("eraser", "erase")}</div>'
     )
     controls = [
         _choice("layer", "Layer", {n: str(n + 1) for n in range(depth)}, told["layer"]),
@@ -258,7 +298,8 @@ def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str
             _choice("shuffle", "Patches", {0: "in order", 1: "shuffled", 2: "shuffled anew", 3: "and anew"}),
             _tick("zero", "absolute positions set to zero"),
         ]
-        boards = "".join(_board(f"Every head of {name}, a row a layer", n) for n, name in enumerate(told["names"].values()))
+        arms = enumerate(told["names"].values())
+        boards = "".join(_board(f"Every head of {name}, a row a layer", n) for n, name in arms)
         answers = '<table class="answers"></table><p class="score" aria-live="polite"></p>'
         more = '<span hidden data-moments=""></span><p class="later"></p>'
     controls.append(_tick("common", "one colour scale for all maps"))
@@ -289,6 +330,8 @@ def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mappi
                 f"Cell {key} needs the lines {', '.join(sorted(wanted))}, each with a mean and half an interval for "
                 f"every evaluation, ({number}, 2), not { {name: line.shape for name, line in lines.items()} }."
             )
+        if not all(np.isfinite(line[:, 0]).all() for line in lines.values()):
+            raise ValueError(f"A line of cell {key} holds a mean that is no number; only an interval may be missing.")
     ranges = _span(arrays, LINES), _span(arrays, ["gap"])  # the same for all cells
     shares = sorted({fraction for _, fraction in arrays})
     budgets = list(dict.fromkeys(steps for steps, _ in arrays))
@@ -400,7 +443,8 @@ def _tick(name: str, label: str) -> str:
 
 def _board(title: str, network: int) -> str:
     """An empty grid of small maps, a head each."""
-    return f'<div class="board"><span>{title}</span><div role="grid" aria-label="{title}" data-board="{network}"></div></div>'
+    grid = f'<div role="grid" aria-label="{title}" data-board="{network}"></div>'
+    return f'<div class="board"><span>{title}</span>{grid}</div>'
 
 
 _STRIP = f"linear-gradient(90deg,#{',#'.join(VIRIDIS)})"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..lab import records
+from ..model import ConViT
 
 # RFC 1924's 85 signs without those that mean something in HTML (<, &) or look like a progress bar (%).
 SIGNS = str.maketrans("<&%", ",.:")
@@ -35,13 +36,15 @@ def packed(model: nn.Module) -> dict:
     the mean of the tokens in place of a class token.
     """
     config, state = model.config, model.state_dict()
-    if config["in_chans"] != 1 or config["qkv_bias"] or config["mixing"] != "gated" or model.pool != "token":
-        raise ValueError("A page computes networks for grey images, with gated mixing and a class token, without qkv_bias.")
+    if type(model) is not ConViT or config["in_chans"] != 1 or config["qkv_bias"] or model.pool != "token":
+        raise ValueError(
+            "A page computes networks for grey images, with gated mixing and a class token, without qkv_bias."
+        )
     told = {name: config[name] for name in CONFIG} | {"grid": list(model.grid), "class_token_at": model.class_token_at}
     tensors, content = [], bytearray()
     for name, value in state.items():
         if not torch.isfinite(value.half()).all():
-            raise ValueError(f"{name} holds numbers that are not finite in float16; a page cannot compute this network.")
+            raise ValueError(f"{name} holds numbers that are not finite in float16; a page cannot compute it.")
         kind, encoded = "half", value.half().cpu().numpy().astype("<f2").tobytes()
         if value.numel() >= SMALL:
             scales, levels = _levels(value)
@@ -99,5 +102,6 @@ def script(name: str, value: Mapping) -> str:
 def moments() -> dict:
     """The shipped networks before the end of their training: by name and number of steps done, as `packed`."""
     return {
-        name: {step: packed(records.checkpoint(name, step=step)) for step in records.moments(name)} for name in ("convit", "deit")
+        name: {step: packed(records.checkpoint(name, step=step)) for step in records.moments(name)}
+        for name in ("convit", "deit")
     }

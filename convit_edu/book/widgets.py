@@ -3,9 +3,8 @@
 They need ipywidgets and a front end such as JupyterLab or Colab. The built pages show `explorers`'s explorers instead.
 """
 
-import asyncio
 import io
-from collections.abc import Callable, Iterator
+import threading
 
 import ipywidgets
 import numpy as np
@@ -21,43 +20,6 @@ from ..train import progress_shown
 from . import plots
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation that the official weights were trained on
-
-
-class Newest:
-    """Work for a control that moves faster than the work is done: one job runs, and only the newest request waits.
-
-    `job(value)` is a generator that yields between pieces of its work. A newer request ends it at the next piece, so
-    that a slider drawn across its range never queues up more than it shows. `failed(error)` is told what went wrong.
-    """
-
-    def __init__(self, job: Callable[..., Iterator[None]], failed: Callable[[Exception], None]):
-        self.job, self.failed = job, failed
-        self.asked = 0
-        self.value: tuple = ()
-        self.task: asyncio.Task | None = None
-
-    def ask(self, *value) -> None:
-        """Do the job for this value, as soon as the piece of work in hand is done."""
-        self.value, self.asked = value, self.asked + 1
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:  # a plain script: nothing can come in between
-            asyncio.run(self._work())
-            return
-        if self.task is None or self.task.done():
-            self.task = loop.create_task(self._work())
-
-    async def _work(self) -> None:
-        served = 0
-        while served != self.asked:
-            served = self.asked
-            try:
-                for _ in self.job(*self.value):
-                    await asyncio.sleep(0.001)  # the front end's messages come in here
-                    if served != self.asked:
-                        break
-            except Exception as error:  # nobody awaits the task: told, or lost
-                self.failed(error)
 
 
 def show(widget: ipywidgets.Widget) -> None:
@@ -90,33 +52,30 @@ def gate_lab(model: ConViT, images: Tensor, labels: Tensor, pieces: int = 10) ->
     free = [ipywidgets.Checkbox(value=True, description=f"layer {n}: as trained") for n in range(1, len(layers) + 1)]
     sliders = [
         ipywidgets.FloatSlider(value=round(mean, 2), min=0, max=1, step=0.01, disabled=True, layout=wide,
-                               description="gate", tooltip="0 is content only, 1 is position only")
+                               continuous_update=False, description="gate",
+                               tooltip="0 is content only, 1 is position only")
         for mean in trained
     ]  # fmt: skip
     said = ipywidgets.HTML()
 
-    def score(forced: dict[int, float]) -> Iterator[None]:
+    def score(forced: dict[int, float]) -> None:
         right = seen = 0
+        told = ", ".join(f"layer {n + 1} at {g:.2f}" for n, g in forced.items()) or "as trained"
         for x, y in zip(images.chunk(pieces), labels.chunk(pieces)):
             with torch.no_grad(), gates_at(model, forced):
                 right += (model(x).argmax(1) == y).sum().item()
             seen += len(y)
-            told = "as trained" if not forced else ", ".join(f"layer {n + 1} at {g:.2f}" for n, g in forced.items())
             said.value = f"gates {told}: <b>{100 * right / seen:.1f} %</b> of {seen:,} images right"
-            yield
-
-    newest = Newest(score, lambda error: setattr(said, "value", f"This did not work: {error}"))
 
     def moved(_=None) -> None:
         for box, slider in zip(free, sliders):
             slider.disabled = box.value
-        newest.ask({n: slider.value for n, slider in enumerate(sliders) if not free[n].value})
+        score({n: slider.value for n, slider in enumerate(sliders) if not free[n].value})
 
     for control in (*free, *sliders):
         control.observe(moved, "value")
     said.value = "Untick a layer and move its gate."
-    lab = ipywidgets.VBox([*(ipywidgets.HBox(pair) for pair in zip(free, sliders)), said])
-    return lab
+    return ipywidgets.VBox([*(ipywidgets.HBox(pair) for pair in zip(free, sliders)), said])
 
 
 # --- a picture of your own
@@ -136,6 +95,12 @@ def picture_tensor(content: bytes, model: ConViT, mean: Tensor, std: Tensor) -> 
     shown = np.array(picture)
     pixels = torch.from_numpy(shown).reshape(height, width, -1).permute(2, 0, 1)  # (C, h, w)
     return shown, normalize(pixels[None], mean, std)
+
+
+def uploaded_bytes(value) -> bytes:
+    """The content of the file in a FileUpload's `value`: a dict by name in ipywidgets 7, a tuple in 8."""
+    files = list(value.values() if isinstance(value, dict) else value)
+    return bytes(files[0]["content"])
 
 
 def attention_lab(model: ConViT, data: Dataset, picture: Tensor) -> ipywidgets.VBox:
@@ -165,16 +130,19 @@ def attention_lab(model: ConViT, data: Dataset, picture: Tensor) -> ipywidgets.V
     def look(shown: np.ndarray, x: Tensor) -> None:
         model, trace = state["model"], {}
         model.eval()(x, trace)
-        state.update(shown=shown, x=x, trace=trace)
+        state["trace"] = None  # nothing is drawn while the controls change
         for control, top in zip(choices, (len(model.blocks), model.config["num_heads"], *model.grid)):
             control.max = top
         row.value, column.value = ((size + 1) // 2 for size in model.grid)
-        newest.ask()
+        state.update(shown=shown, trace=trace)
+        draw()
 
-    def draw() -> Iterator[None]:
+    @torch.no_grad()
+    def draw(_=None) -> None:
+        if state["trace"] is None:
+            return
         model, patches = state["model"], state["model"].grid[0] * state["model"].grid[1]
         query = (row.value - 1, column.value - 1)
-        yield
         weights = model.attention_weights(state["trace"], layer.value - 1)[0, head.value - 1, -patches:, -patches:]
         found = weights[query[0] * model.grid[1] + query[1]].reshape(model.grid)
         place = f"layer {layer.value}, head {head.value}"
@@ -186,39 +154,41 @@ def attention_lab(model: ConViT, data: Dataset, picture: Tensor) -> ipywidgets.V
         best = divmod(found.argmax().item(), model.grid[1])
         where = f"{place}, row {query[0] + 1}, column {query[1] + 1}"
         tell(f"{where}: most of it, {found.max():.3f}, on row {best[0] + 1}, column {best[1] + 1}")
-        yield
 
     def uploaded(change) -> None:
         if not change["new"]:
             return
         try:
-            look(*picture_tensor(bytes(change["new"][0]["content"]), state["model"], state["mean"], state["std"]))
+            look(*picture_tensor(uploaded_bytes(change["new"]), state["model"], state["mean"], state["std"]))
         except ValueError as error:
             tell(error)
 
     def fetched(_) -> None:
-        from .. import parity
+        fetch.disabled = True
+        tell("Fetching; everything else goes on meanwhile ...")
+        lab.fetching = threading.Thread(target=fetching, daemon=True)  # without a network it may take a minute to fail
+        lab.fetching.start()
 
-        tell("Fetching ...")
+    def fetching() -> None:
         try:
+            from .. import parity
+
             official = parity.from_timm("convit_tiny", pretrained=True)
         except Exception as error:  # whatever a network can do wrong
             tell(f"The weights could not be fetched ({type(error).__name__}); the model trained here stays.")
+            fetch.disabled = False
             return
         mean, std = map(torch.tensor, IMAGENET)
-        state.update(model=official, mean=mean, std=std)
-        fetch.disabled = True
+        state.update(model=official, mean=mean, std=std, trace=None)
         tell("ConViT-Ti is in place: upload a picture.")
         if upload.value:
             uploaded({"new": upload.value})
 
-    newest = Newest(draw, tell)
     for control in choices:
-        control.observe(lambda _: newest.ask(), "value")
+        control.observe(draw, "value")
     upload.observe(uploaded, "value")
     fetch.on_click(fetched)
     boxes = ipywidgets.HBox(choices, layout=ipywidgets.Layout(flex_flow="row wrap"))
     lab = ipywidgets.VBox([ipywidgets.HBox([upload, fetch]), boxes, canvas, said])
-    lab.newest = newest
     look(picture[0].permute(1, 2, 0).squeeze(-1).numpy(), data.normalize(picture))
     return lab

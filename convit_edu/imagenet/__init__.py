@@ -30,8 +30,8 @@ are taken in another order. With the same number, a resumed run equals an uninte
 on a GPU some kernels add in varying order unless --deterministic. Nothing here was run on a GPU or on ImageNet.
 """
 
-from .folders import GroupBatches, ImageFolders, scan
+from .folders import GroupBatches, ImageFolders, Images, scan
 from .recipe import PaperRecipe
 from .training import Training, accuracy, train
 
-__all__ = ["GroupBatches", "ImageFolders", "PaperRecipe", "Training", "accuracy", "scan", "train"]
+__all__ = ["GroupBatches", "ImageFolders", "Images", "PaperRecipe", "Training", "accuracy", "scan", "train"]

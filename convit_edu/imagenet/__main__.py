@@ -16,12 +16,9 @@ from .. import imagenet
 from ..model import CONFIGS, ConViT, create_model
 from ..parity import from_timm, timm
 from .folders import scan
-from .ranks import Ranks, Refusal, is_first
+from .ranks import Ranks, Refusal, Unreadable, is_first
 from .recipe import PaperRecipe
-from .training import Stopped, Training, accuracy, read_checkpoint, train
-
-OUT = Path("convit_imagenet")  # where the reader stands
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+from .training import Stopped, Training, accuracy, claim, read_checkpoint, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         (_evaluate if options.evaluate else _train)(options, ranks)
     except Refusal as refusal:
         code = 2
-        if is_first():
-            print(f"error: {refusal}", file=sys.stderr, flush=True)
+        if is_first() or isinstance(refusal, Unreadable):  # from a worker it comes with a traceback before it
+            print(f"error: {str(refusal).rstrip().rsplit('Unreadable: ')[-1]}", file=sys.stderr, flush=True)
     except Stopped as stopped:
         code = 128 + stopped.args[0]
         if is_first():
@@ -51,53 +48,48 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train(options: argparse.Namespace, ranks: Ranks) -> None:
-    train_files, val_files = ranks.agree(lambda: scan(options.data, options.fraction))
-
-    def prepare() -> tuple[PaperRecipe, ConViT]:
+    def prepare():
         given = {setting.name: getattr(options, setting.name) for setting in fields(PaperRecipe)}
-        recipe = PaperRecipe(**given).for_model(options.model, options.fraction)
-        recipe.check(len(train_files), ranks.world)
-        return recipe, build(options.model, options.set, recipe.seed, len(train_files.classes))
+        recipe = PaperRecipe(**given)  # refuses before a million files are listed
+        files, val = scan(options.data, options.fraction)
+        recipe = recipe.for_model(options.model, options.fraction)
+        recipe.check(len(files), ranks.world)
+        return recipe, files, val, build(options.model, dict(options.set), recipe.seed, len(files.classes))
 
-    recipe, model = ranks.agree(prepare)
-    about = {"model": options.model, "set": options.set, "fraction": options.fraction}
-    training = Training(
-        model, recipe, train_files, ranks, options.out, about,
-        pick_precision(options.precision, ranks.device), options.max_unreadable,
-    )  # fmt: skip
-    training.load()
-    if is_first():
-        print(
-            f"{options.model}: {len(train_files):,} training and {len(val_files):,} validation images of "
-            f"{len(train_files.classes):,} classes; {training.epochs} epochs of {training.batches.steps} steps, "
-            f"{recipe.global_batch} images a step in {recipe.groups} group(s); "
-            f"{ranks.world} process(es) on {ranks.device.type}; from step {training.done}",
-            flush=True,
-        )
-    train(training, val_files, options.workers, options.sync_every, options.test_every)
+    recipe, files, val, model = ranks.agree(prepare)
+    about = {"model": options.model, "set": dict(options.set), "fraction": options.fraction}
+    with ranks.agree(lambda: claim(options.out, ranks.rank == 0)):
+        precision = pick_precision(options.precision, ranks.device)
+        training = Training(model, recipe, files, ranks, options.out, about, precision)
+        training.load()
+        if is_first():
+            print(
+                f"{files.left_out}{options.model}: {len(files):,} training and {len(val):,} validation images of "
+                f"{len(files.classes):,} classes; {training.epochs} epochs of {training.batches.steps} steps, "
+                f"{recipe.global_batch} images a step in {recipe.groups} group(s); "
+                f"{ranks.world} process(es) on {ranks.device.type}; from step {training.done}",
+                flush=True,
+            )
+        train(training, val, options.workers, options.sync_every, options.test_every)
 
 
 def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
+    path, precision = Path(os.path.expanduser(options.evaluate)), pick_precision(options.precision, ranks.device)
+    find = _from_checkpoint if path.suffix == ".pt" or path.is_file() else _official
+    if ranks.world > 1:  # rank 0 fetches official weights, which the others then find
+        ranks.agree(lambda: find(path) if ranks.rank == 0 else None)
+    models, classes = ranks.agree(lambda: find(path))
     (files,) = ranks.agree(lambda: scan(options.data, splits=("val",)))
-    path = Path(options.evaluate)
-    own = path.suffix == ".pt" or path.exists()
-    precision = pick_precision(options.precision, ranks.device)
-    models = ranks.agree(lambda: _from_checkpoint(path) if own else _official(options.evaluate, ranks.rank == 0))
+    present = len(files.classes)
+    files = ranks.agree(lambda: files.labelled_for(classes, options.evaluate))
     for name, model in models.items():
-        for tensor in model.state_dict().values():  # rank 0 alone has fetched official weights
-            ranks.broadcast(tensor)
-        classes = model.head.out_features
-        if classes != len(files.classes):
-            raise Refusal(
-                f"{options.evaluate} tells {classes} classes apart, {options.data} has {len(files.classes)}; "
-                "give a folder with the classes that it was trained on."
-            )
-        found = accuracy(model, files, ranks, precision, workers=options.workers, max_unreadable=options.max_unreadable)
+        found = accuracy(model, files, ranks, precision, workers=options.workers)
         if is_first():
             print(
-                f"{name}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, loss {found['val_loss']:.4f}, "
-                f"{found['val_images']:,} of {len(files):,} images", flush=True,
-            )  # fmt: skip
+                f"{files.left_out}{name}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
+                f"loss {found['val_loss']:.4f}, {len(files):,} images of {present} of its {len(classes)} classes",
+                flush=True,
+            )
 
 
 def build(name: str, overrides: dict, seed: int | None, classes: int) -> ConViT:
@@ -111,25 +103,26 @@ def build(name: str, overrides: dict, seed: int | None, classes: int) -> ConViT:
     return model
 
 
-def _from_checkpoint(path: Path) -> dict[str, ConViT]:
+def _from_checkpoint(path: Path) -> tuple[dict[str, ConViT], tuple[str, ...]]:
+    """The models in a checkpoint of one's own, by what to call them; the names of their classes."""
     state = read_checkpoint(path)
     about, models = state["identity"], {}
     for label, weights in (("", state["model"]), (", moving average", state["ema"])):
         if weights is not None:
-            model = build(about["model"], about["set"], None, about["classes"])
+            model = build(about["model"], about["set"], None, len(state["classes"]))
             model.load_state_dict(weights)
-            models[f"{path}{label}, {len(state['log']['rows'])} epochs"] = model
-    return models
+            models[f"{path}{label}, {len(state['rows'])} epochs"] = model
+    return models, tuple(state["classes"])
 
 
-def _official(name: str, fetch: bool) -> dict[str, ConViT]:
+def _official(name: Path) -> tuple[dict[str, ConViT], tuple[str, ...]]:
     known = [model for model in timm.list_models() if model.startswith(("convit_", "deit_"))]
-    if name not in known:
+    if str(name) not in known:
         raise ValueError(
             f"{name} is neither a checkpoint of this program (.pt) nor a model of timm's that this package can take "
             "over; try convit_tiny, convit_small, convit_base or deit_tiny_patch16_224."
         )
-    return {f"timm's {name}": from_timm(name, pretrained=fetch)}
+    return {f"timm's {name}": from_timm(str(name), pretrained=True)}, tuple(timm.data.ImageNetInfo().label_names())
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
@@ -147,39 +140,42 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--data", metavar="ROOT", type=Path, required=True, help="the folder with train/<class>/* and val/<class>/*")
+    add("--data", metavar="ROOT", type=_path, required=True, help="the folder with train/<class>/* and val/<class>/*")
     add("--model", default="convit_tiny", help=f"{', '.join(CONFIGS)} (convit_tiny)")
-    add("--set", metavar="NAME=VALUE", type=_assignment, nargs="+", default={}, action=_Assignments,
+    add("--set", metavar="NAME=VALUE", type=_assignment, nargs="+", default=[], action="extend",
         help="constructor arguments of the model, such as local_up_to_layer=0")  # fmt: skip
     add("--fraction", type=float, default=1.0, help="share of each class's training images; epochs grow by 1/share")
-    add("--evaluate", metavar="NAME", help="do not train: test timm's official weights, or one's own checkpoint.pt")
-    add("--out", type=Path, default=OUT, help=f"folder of checkpoint.pt, log.csv and log.json ({OUT})")
+    add("--evaluate", metavar="NAME", help="do not train: test timm's official weights, or one's own checkpoint.pt; "
+        "classes are matched by the names of their folders")  # fmt: skip
+    add("--out", type=_path, default=_path("convit_imagenet"),
+        help="folder of checkpoint.pt, log.csv and log.json (convit_imagenet)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
-    add("--precision", choices=PRECISIONS, default="auto", help="auto: bfloat16 or float16 on CUDA, else float32")
-    add("--workers", type=_count, default=10, help="processes that read images, for each process that trains (10)")
-    add("--sync-every", type=_positive, default=10, help="steps between exchanges of losses and of Ctrl-C (10)")
-    add("--test-every", type=_positive, default=1, help="epochs between tests (1)")
-    add("--max-unreadable", type=float, default=0.01, help="share of unreadable images that is tolerated (0.01)")
+    add("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
+        help="auto: bfloat16 or float16 on CUDA, else float32")  # fmt: skip
+    add("--workers", type=_whole(0), default=10, help="processes that read images, for each process that trains (10)")
+    add("--sync-every", type=_whole(1), default=10, help="steps between exchanges of losses and of Ctrl-C (10)")
+    add("--test-every", type=_whole(1), default=1, help="epochs between tests (1)")
     add("--deterministic", action="store_true", help="kernels that add in a fixed order only; slower")
     recipe = parser.add_argument_group("recipe", "the paper's, by default")
     for setting in fields(PaperRecipe):
-        name, words = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
+        name, words = f"--{setting.name.replace('_', '-')}", setting.metadata["help"].replace("%", "%%")
         if setting.type is bool:
             recipe.add_argument(name, action="store_true", help=words)
             continue
         kind = next(kind for kind in (*get_args(setting.type), setting.type) if kind is not NoneType)
         shown = "" if setting.default is None else f" ({setting.default})"
-        recipe.add_argument(name, type=kind, default=setting.default, help=words.replace("%", "%%") + shown)
+        recipe.add_argument(name, type=kind, default=setting.default, help=words + shown)
     return parser
 
 
-class _Assignments(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, getattr(namespace, self.dest) | dict(values))
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text))
 
 
 def _assignment(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
+    if name == "num_classes":
+        raise argparse.ArgumentTypeError("the folders say how many classes there are; leave out num_classes")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"NAME=VALUE is needed, such as local_up_to_layer=0, got {text}")
     try:
@@ -188,16 +184,13 @@ def _assignment(text: str) -> tuple[str, object]:
         return name, value  # a word, such as pool=mean
 
 
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"a whole number of at least 0 is needed, got {text}")
-    return int(text)
+def _whole(least: int):
+    def number(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"a whole number of at least {least} is needed, got {text}")
+        return int(text)
 
-
-def _positive(text: str) -> int:
-    if _count(text) < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of at least 1 is needed, got {text}")
-    return int(text)
+    return number
 
 
 if __name__ == "__main__":

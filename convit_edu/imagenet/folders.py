@@ -2,18 +2,17 @@
 
 A root holds train/<class>/* and val/<class>/*. The global batch of a step is dealt out to *groups* of fixed size.
 A group is what one GPU of the paper's runs held at once; here any number of processes share the groups. What an
-image looks like after augmentation depends on (seed, epoch, place in the epoch) alone, never on the process or
-the worker that reads it. `imagenet` uses this module.
+image looks like after augmentation depends on (seed, epoch, place in the epoch) alone, never on who reads it.
 """
 
 import hashlib
-import importlib
+import math
 import os
 import random
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +20,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..parity import timm
-from ..pictures import class_files, read_picture
+from ..pictures import class_files, left_out_words, read_picture
+from .ranks import Unreadable
 
-# `import timm` brings only some of its parts. Here a worker that is started afresh gets them too, and safely.
-for part in ("data", "loss", "optim", "scheduler", "utils"):
-    importlib.import_module(f"{timm.__name__}.{part}")
-
-LOOK_AHEAD = 100  # files that may be unreadable in a row
 AUGMENT = 0  # the stream of random numbers of augmentation; 1 is that of mixing and stochastic depth
 
 
@@ -36,13 +30,15 @@ AUGMENT = 0  # the stream of random numbers of augmentation; 1 is that of mixing
 class ImageFolders:
     """The files of one split: `names` (M,) bytes below `root`, `labels` (M,) int64, the names of the K `classes`.
 
-    Names are one array and no list: worker processes share an array, and would each copy a list.
+    Names are one array and no list: worker processes share an array, and would each copy a list. `left_out` is a
+    line on what is no data, or empty.
     """
 
     root: Path
     names: np.ndarray
     labels: np.ndarray
     classes: tuple[str, ...]
+    left_out: str = ""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -54,6 +50,17 @@ class ImageFolders:
         """sha256 (hex) of all names and labels, not of the pixels: which files a run was started with."""
         return hashlib.sha256(b"\0".join([*self.names.tolist(), self.labels.tobytes()])).hexdigest()
 
+    def labelled_for(self, classes: tuple[str, ...], whose: str) -> "ImageFolders":
+        """The same files with labels that count in `classes`, by name. ValueError for a class that is not in it."""
+        if unknown := [name for name in self.classes if name not in classes]:
+            more = f" and {len(unknown) - 3} more" * (len(unknown) > 3)
+            raise ValueError(
+                f"{whose} tells {len(classes)} classes apart ({', '.join(classes[:3])}, ...), {self.root} has others: "
+                f"{', '.join(unknown[:3])}{more}; name its folders as in training."
+            )
+        places = np.array([classes.index(name) for name in self.classes])
+        return replace(self, labels=places[self.labels], classes=tuple(classes))
+
 
 def scan(root: Path, fraction: float = 1.0, splits: tuple[str, ...] = ("train", "val")) -> tuple[ImageFolders, ...]:
     """The training and the validation files below `root`, classes and files in alphabetical order.
@@ -63,14 +70,15 @@ def scan(root: Path, fraction: float = 1.0, splits: tuple[str, ...] = ("train", 
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"--fraction is a share of each class's images, above 0 and at most 1, not {fraction:g}.")
-    found, _ = class_files(root, splits)
-    return tuple(_split(root, split, found[split], fraction if split == "train" else 1.0) for split in splits)
-
-
-def _split(root: Path, split: str, classes: dict[str, list[str]], fraction: float) -> ImageFolders:
-    kept = [files[: max(1, int(fraction * len(files)))] for files in classes.values()]
-    names = np.array([os.fsencode(os.path.join(split, file)) for files in kept for file in files])
-    return ImageFolders(root, names, np.repeat(np.arange(len(kept)), [len(files) for files in kept]), tuple(classes))
+    found, left_out = class_files(root, splits)
+    words, made = left_out_words(root, left_out) + "\n" if left_out else "", []
+    for split, classes in found.items():
+        share = fraction if split == "train" else 1
+        kept = [files[: max(1, int(share * len(files)))] for files in classes.values()]
+        names = np.array([os.fsencode(os.path.join(split, file)) for files in kept for file in files])
+        labels = np.repeat(np.arange(len(kept)), [len(files) for files in kept])
+        made.append(ImageFolders(root, names, labels, tuple(classes), words))
+    return tuple(made)
 
 
 def draw_seed(*key: int) -> int:
@@ -81,8 +89,7 @@ def draw_seed(*key: int) -> int:
 def seed_everything(number: int, device: torch.device | None = None) -> None:
     """Set the random states of Python, numpy, torch and its `device`: timm's augmentation draws from the first three.
 
-    torch.manual_seed would do; but it takes milliseconds and some memory at each call where no GPU has been used yet,
-    as in the processes that read images.
+    torch.manual_seed would do; but it takes milliseconds at each call where no GPU has been used yet.
     """
     random.seed(number)
     np.random.seed(number % 2**32)  # noqa: NPY002  timm's Mixup draws from numpy's global state
@@ -91,57 +98,35 @@ def seed_everything(number: int, device: torch.device | None = None) -> None:
         getattr(torch, device.type).manual_seed(number)
 
 
-class TrainingImages(Dataset):
-    """`images[index, key]` -> augmented image (3, h, w), label, index of an unreadable file or -1.
+class Images(Dataset):
+    """`images[index]` or `images[index, key]` -> image (3, h, w), label; `key` (seed, epoch, place) fixes augmentation.
 
-    `key` (seed, epoch, place) fixes the augmentation. In the place of a file that cannot be read stands the next
-    one that can, the same one for every process.
+    Unreadable, in one sentence that names the file, for one that is no picture or cannot be opened.
     """
 
     def __init__(self, files: ImageFolders, transform: Callable):
         self.files, self.transform = files, transform
 
-    def __getitem__(self, item: tuple[int, tuple[int, ...]]) -> tuple[Tensor, int, int]:
-        index, key = item
-        bad = -1
-        for step in range(LOOK_AHEAD):
-            at = (index + step) % len(self.files)
-            image = read_image(self.files.path(at))
-            if image is not None:
-                seed_everything(draw_seed(AUGMENT, *key))
-                return self.transform(image), int(self.files.labels[at]), bad
-            bad = at if bad < 0 else bad
-        raise ValueError(f"{LOOK_AHEAD} files in a row cannot be read, beginning with {self.files.path(bad)}.")
-
-
-class ValidationImages(Dataset):
-    """`images[index]` -> image (3, h, w), label, and -1; or zeros, -1 and the index, if the file cannot be read."""
-
-    def __init__(self, files: ImageFolders, transform: Callable, shape: tuple[int, ...]):
-        self.files, self.transform, self.shape = files, transform, shape
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int]:
-        image = read_image(self.files.path(index))
-        if image is None:
-            return torch.zeros(self.shape), -1, index
-        return self.transform(image), int(self.files.labels[index]), -1
-
-
-def read_image(path: Path):
-    """The image at `path` in RGB, or None where the file is at fault; what the machine is at fault for is raised."""
-    try:
-        return read_picture(path)
-    except (ValueError, FileNotFoundError, PermissionError):
-        return None
+    def __getitem__(self, item: int | tuple[int, tuple[int, ...]]) -> tuple[Tensor, int]:
+        index, key = item if isinstance(item, tuple) else (item, None)
+        try:
+            image = read_picture(self.files.path(index))
+        except ValueError as error:
+            raise Unreadable(f"{error} Replace it, and the same command goes on.") from error
+        except (OSError, MemoryError) as error:  # no fault of the picture's
+            raise Unreadable(f"{str(error).rstrip('.')}; mend that, and the same command goes on.") from error
+        if key is not None:
+            seed_everything(draw_seed(AUGMENT, *key))
+        return self.transform(image), int(self.files.labels[index])
 
 
 class GroupBatches:
     """What one process reads: for each step, one batch of (index, key) for each group that is its own.
 
     The order is that of timm's RepeatAugSampler with one replica a *group*, so that it is the same for any number
-    of processes, and for as many processes as groups it is timm's. Every image stands `repeats` times in a row and
-    the copies go to different groups; an epoch ends after about as many images as there are, so that only one in
-    `repeats` is seen. Incomplete batches at the end of an epoch are left out.
+    of processes. Every image stands `repeats` times in a row and the copies go to different groups; an epoch ends
+    after about as many images as there are, so that only one in `repeats` is seen. Incomplete batches at its end are
+    left out.
 
     Args:
         images: number of training images M.
@@ -151,10 +136,10 @@ class GroupBatches:
     """
 
     def __init__(self, images: int, groups: int, size: int, own: range, repeats: int, seed: int):
-        self.groups, self.size, self.own, self.seed = groups, size, own, seed
-        sampler = timm.data.distributed_sampler.RepeatAugSampler
-        self.samplers = {group: sampler(range(images), groups, group, num_repeats=repeats) for group in own}
-        self.steps = len(self.samplers[own[0]]) // size  # of an epoch
+        self.images, self.groups, self.size, self.own = images, groups, size, own
+        self.repeats, self.seed = repeats, seed
+        # timm's rounding, which before its version 1.0.31 leaves nothing of fewer than 256 images
+        self.steps = (images // 256 * 256 // groups if images >= 256 else math.ceil(images / groups)) // size
         self.enter(0)
 
     def enter(self, epoch: int, step: int = 0) -> None:
@@ -165,16 +150,12 @@ class GroupBatches:
         return (self.steps - self.start) * len(self.own)
 
     def __iter__(self) -> Iterator[list]:
-        orders = {}
-        for group, sampler in self.samplers.items():
-            sampler.set_epoch(self.seed * 1_000_000 + self.epoch)  # the sampler's only seed
-            orders[group] = list(sampler)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_000 + self.epoch)
+        shuffled = torch.randperm(self.images, generator=generator).tolist()
         for step in range(self.start, self.steps):
             for group in self.own:
-                places = range(step * self.size, (step + 1) * self.size)
-                yield [
-                    (orders[group][place], (self.seed, self.epoch, place * self.groups + group)) for place in places
-                ]
+                places = [place * self.groups + group for place in range(step * self.size, (step + 1) * self.size)]
+                yield [(shuffled[q // self.repeats % self.images], (self.seed, self.epoch, q)) for q in places]
 
 
 def start_worker(number: int) -> None:

@@ -1,7 +1,7 @@
 """Several processes that train one model together: starting, agreeing, exchanging what is not a gradient.
 
 A process is called a rank, as in torch.distributed. What goes wrong is found out by all ranks together, so that
-none waits for one that has left, and is said once, by rank 0. `imagenet` uses this module; chapter 13 explains it.
+none waits for one that has left, and is said once, by rank 0.
 """
 
 import os
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..train import pick_device
@@ -20,6 +20,10 @@ Result = TypeVar("Result")
 
 class Refusal(Exception):
     """Why a run cannot go on, in one sentence for the reader. Every rank raises it, the first says it."""
+
+
+class Unreadable(Refusal):
+    """A picture that one rank alone cannot read: that rank says it."""
 
 
 def is_first() -> bool:
@@ -35,30 +39,24 @@ class Ranks:
     """
 
     def __init__(self, device: str = "auto"):
-        self.rank, self.world, self._control = 0, 1, None
-        self.device = torch.device("cpu")
-        if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-            self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.world > 1:  # gloo first: it carries every message, and no GPU is needed to say that one is missing
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             self._control = dist.new_group(backend="gloo")
         self.device = self.agree(lambda: self._pick(device))
 
     def _pick(self, name: str) -> torch.device:
-        local = int(os.environ.get("LOCAL_RANK", 0))
         try:
             device = pick_device(name)
+            if device.type == "cuda" and self.world > 1:
+                device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+                torch.cuda.set_device(device)
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
-            raise Refusal(f"There is no device {name} here that PyTorch can use; try --device cpu.") from error
-        if device.type == "cuda" and self.world > 1:
-            if local >= torch.cuda.device_count():
-                raise Refusal(
-                    f"Process {local + 1} of this machine has no GPU among {torch.cuda.device_count()}; "
-                    "start as many processes as there are GPUs (--nproc-per-node)."
-                )
-            device = torch.device("cuda", local)
-            torch.cuda.set_device(device)
+            raise Refusal(
+                f"There is no device {name} for process {self.rank + 1} of {self.world} that PyTorch can use; try "
+                "--device cpu, or as many processes as there are GPUs (--nproc-per-node)."
+            ) from error
         return device
 
     def gather(self, value: Any) -> list:
@@ -69,17 +67,6 @@ class Ranks:
         dist.all_gather_object(values, value, group=self._control)
         return values
 
-    def total(self, values: Tensor) -> Tensor:
-        """The sum over all ranks of a CPU tensor, which is changed and returned."""
-        if self.world > 1:
-            dist.all_reduce(values, group=self._control)
-        return values
-
-    def broadcast(self, tensor: Tensor) -> None:
-        """Fill a CPU tensor with rank 0's."""
-        if self.world > 1:
-            dist.broadcast(tensor, 0, group=self._control)
-
     def agree(self, action: Callable[[], Result]) -> Result:
         """What `action()` returns here; if it fails on any rank, the first failing rank's Refusal on all of them."""
         result, problem = None, None
@@ -87,8 +74,7 @@ class Ranks:
             result = action()
         except (Refusal, ValueError, OSError) as error:
             problem = str(error) or type(error).__name__
-        problems = [words for words in self.gather(problem) if words is not None]
-        if problems:
+        if problems := [words for words in self.gather(problem) if words is not None]:
             raise Refusal(problems[0])
         return result
 

@@ -1,13 +1,19 @@
 """The recipe of Section 4 as numbers, and what timm makes of them."""
 
+import importlib
 import math
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import nn
 
+from ..data import whole
 from ..parity import timm
 from .folders import GroupBatches
+
+# `import timm` brings only some of its parts. A worker that is started afresh gets them here too, and safely.
+for part in ("data", "loss", "optim", "scheduler", "utils"):
+    importlib.import_module(f"{timm.__name__}.{part}")
 
 
 def option(default, words: str):
@@ -43,15 +49,18 @@ class PaperRecipe:
     seed: int = option(0, "of initial weights, order, augmentation, mixing, stochastic depth")
 
     def __post_init__(self):
-        lowest = {"epochs": 1, "repeats": 1, "group": 1, "global_batch": 1, "warmup_epochs": 0, "cooldown_epochs": 0}
-        lowest |= dict.fromkeys(("seed", "weight_decay", "mixup", "cutmix", "warmup_lr", "min_lr"), 0)
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise ValueError(f"--{name.replace('_', '-')} is at least {least}, not {value}.")
-        for name in ("drop_path", "smoothing", "erasing", "ema"):
-            if not 0 <= getattr(self, name) < 1 and (name, self.erasing) != ("erasing", 1):
-                raise ValueError(f"--{name.replace('_', '-')} lies in [0, 1), not {getattr(self, name)}.")
+        least = dict.fromkeys(("epochs", "global_batch", "group", "repeats"), 1)
+        least |= dict.fromkeys(("warmup_epochs", "cooldown_epochs", "seed"), 0)
+        below = {"drop_path": 1, "smoothing": 1, "ema": 1, "erasing": 1.000001}  # every image may be erased
+        free = ("weight_decay", "mixup", "cutmix", "lr", "warmup_lr", "min_lr", "color_jitter")
+        below |= dict.fromkeys(free, math.inf)
+        for name, value in asdict(self).items():
+            words = f"--{name.replace('_', '-')}"
+            if name in least and value is not None:
+                whole(words, value, least[name])
+            if name in below and value is not None and not 0 <= value < below[name]:
+                end = f"below {below[name]:g}" if below[name] < math.inf else "finite"
+                raise ValueError(f"{words} is at least 0 and {end}, not {value}.")
 
     def for_model(self, name: str, fraction: float = 1.0) -> "PaperRecipe":
         """The recipe with the paper's batch, group and rate for `name`, and with its epochs divided by `fraction`."""
@@ -82,6 +91,14 @@ class PaperRecipe:
                 f"{self.global_batch} images in groups of {self.group} are {self.groups} group(s), which {world} "
                 f"processes cannot share evenly; start {possible} process(es), or choose another --group."
             )
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"--warmup-epochs {self.warmup_epochs} leave nothing of --epochs {self.epochs}.")
+        if self.rand_augment and not self.rand_augment.startswith("rand-"):
+            raise ValueError(f"--rand-augment is a name such as rand-m9-mstd0.5-inc1, not {self.rand_augment}.")
+        try:
+            self.transform((3, 32, 32))
+        except (AssertionError, ValueError) as error:
+            raise ValueError(f"--rand-augment {self.rand_augment}: timm does not know this ({error}).") from error
         if GroupBatches(images, self.groups, self.group, range(1), self.repeats, self.seed).steps < 1:
             raise ValueError(
                 f"{images} training images do not fill one global batch of {self.global_batch}; give more images, "
@@ -103,10 +120,14 @@ class PaperRecipe:
 
     def transform(self, shape: tuple[int, ...]):
         """PIL image -> augmented, normalised (3, h, w)."""
-        return timm.data.create_transform(
+        made = timm.data.create_transform(
             shape, is_training=True, color_jitter=self.color_jitter, auto_augment=self.rand_augment or None,
             interpolation="bicubic", re_prob=self.erasing, re_mode="pixel", re_count=1,
         )  # fmt: skip
+        for operation in [operation for step in made.transforms for operation in getattr(step, "ops", ())]:
+            if operation.name.startswith("Posterize"):
+                operation.aug_fn = posterize
+        return made
 
     def mixer(self, classes: int):
         """timm's Mixup, (images, labels) -> (images, targets (B, K)), or None; and the loss that goes with it."""
@@ -114,3 +135,12 @@ class PaperRecipe:
             return None, timm.loss.LabelSmoothingCrossEntropy(self.smoothing)
         mixup = timm.data.Mixup(self.mixup, self.cutmix, label_smoothing=self.smoothing, num_classes=classes)
         return mixup, timm.loss.SoftTargetCrossEntropy()
+
+
+def posterize(image, bits: int, **_):
+    """The `bits` highest bits of each colour. With 0, which full strength asks for, black: so in all Pillow up to 12.
+
+    Pillow 13 refuses 0 bits, so that timm's own ends the training at the first image that draws it.
+    """
+    kept = 256 - 2 ** (8 - min(bits, 8))
+    return image.point([value & kept for value in range(256)] * len(image.getbands()))

@@ -1,7 +1,6 @@
 """The run itself: a step over the groups of one process, checkpoints, tests, logs."""
 
 import contextlib
-import csv
 import io
 import json
 import math
@@ -13,27 +12,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm.auto import tqdm
 
 from ..model import ConViT
 from ..parity import timm
 from ..saving import write_in_one_move
-from ..train import progress
-from .folders import (
-    GroupBatches,
-    ImageFolders,
-    TrainingImages,
-    ValidationImages,
-    draw_seed,
-    seed_everything,
-    start_worker,
-)
+from ..train import progress_shown
+from .folders import GroupBatches, ImageFolders, Images, draw_seed, seed_everything, start_worker
 from .ranks import Ranks, Refusal
 from .recipe import PaperRecipe
 
 FORWARD = 1  # the stream of random numbers of mixing and stochastic depth; 0 is augmentation's
 CROP = 224 / 256  # of the side of a validation image
+PROGRESS = ("done", "rows", "losses", "epoch_seconds")  # of a run, beside its weights
+COLUMNS = ("top1", "top5", "val_loss", "val_images")  # what a test finds
 
 
 class Stopped(Exception):
@@ -49,28 +44,20 @@ class Training:
         out: the folder of checkpoint and logs, which all ranks see.
         about: what else makes this run this run, by name; it is compared before a checkpoint is taken over.
         precision: "float32", or "bfloat16" or "float16" for autocast.
-        max_unreadable: the share of files that may be unreadable.
 
     `done` counts the steps of all epochs. `rows` (a dict for each finished epoch) and `losses` (a number for each
-    step) are the same on all ranks.
+    step) are the same on all ranks. Refusal if the model's head and the classes of the files differ in number.
     """
 
     def __init__(
-        self,
-        model: ConViT,
-        recipe: PaperRecipe,
-        files: ImageFolders,
-        ranks: Ranks,
-        out: Path,
-        about: dict,
+        self, model: ConViT, recipe: PaperRecipe, files: ImageFolders, ranks: Ranks, out: Path, about: dict,
         precision: str = "float32",
-        max_unreadable: float = 0.01,
-    ):
-        self.ranks, self.recipe, self.files, self.out, self.max_unreadable = ranks, recipe, files, out, max_unreadable
-        self.precision = precision
-        self.identity = about | {
-            "classes": len(files.classes), "training files": files.fingerprint()[:12], "precision": precision,
-        } | asdict(recipe)  # fmt: skip
+    ):  # fmt: skip
+        known = model.head.out_features
+        if known != len(files.classes):
+            raise Refusal(f"The model tells {known} classes apart, {files.root} has {len(files.classes)}.")
+        self.ranks, self.recipe, self.files, self.out, self.precision = ranks, recipe, files, out, precision
+        self.identity = about | {"training files": files.fingerprint()[:12], "precision": precision} | asdict(recipe)
         self.model = model.to(ranks.device).train()
         self.model.set_drop_path(recipe.drop_path)
         share = recipe.groups // ranks.world
@@ -81,23 +68,14 @@ class Training:
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "float16")
         self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema else None
         self.batches = GroupBatches(len(files), recipe.groups, recipe.group, self.own, recipe.repeats, recipe.seed)
-        self.done, self.rows, self.losses = 0, [], []
-        self.unreadable: set[int] = set()
-        self.epoch_seconds = 0.0
+        self.done, self.rows, self.losses, self.epoch_seconds = 0, [], [], 0.0
         self.forward = ranks.parallel(self.model)
-        self._rehearse()
-
-    def _rehearse(self) -> None:
-        """A forward and a backward pass that change nothing.
-
-        After its first pass DistributedDataParallel regroups the gradients, and with them the order in which those
-        of three and more ranks are added. Done here, a run that starts in the middle adds as one that got there.
-        """
-        if self.ranks.world > 1:
-            images = torch.zeros(2, *self.model.patch_embed.input_shape, device=self.ranks.device)
-            with autocast(self.ranks.device, self.precision):
-                logits = self.forward(images)
-            logits.float().square().mean().backward()
+        if ranks.world > 1:
+            # A pass that changes nothing. After its first, DistributedDataParallel regroups the gradients, and with
+            # them the order in which those of three and more ranks are added: a resumed run shall add as any other.
+            images = torch.zeros(2, *self.model.patch_embed.input_shape, device=ranks.device)
+            with autocast(ranks.device, precision):
+                self.forward(images).float().square().mean().backward()
             self.optimizer.zero_grad()
 
     @property
@@ -119,8 +97,7 @@ class Training:
         """One optimiser step on the next own groups; their losses (own groups,), still on the device."""
         losses = []
         for group in self.own:
-            images, labels, bad = next(batches)
-            self.unreadable.update(bad[bad >= 0].tolist())
+            images, labels = next(batches)
             waits = self.ranks.world > 1 and group != self.own[-1]  # gradients travel once a step
             with self.forward.no_sync() if waits else contextlib.nullcontext():
                 loss = self.group_loss(images, labels, group)
@@ -135,42 +112,38 @@ class Training:
         return torch.stack(losses)
 
     def settle(self, pending: list[Tensor], stop: bool) -> bool:
-        """Exchange what happened since the last time: losses, unreadable files; whether a rank was asked to stop.
+        """Exchange the losses since the last time, (own groups,) a step; returns whether a rank was asked to stop.
 
-        Raises Refusal, on all ranks, for a loss that is not finite and for too many unreadable files.
+        Raises Refusal, on all ranks, for a loss that is not finite.
         """
-        table = torch.zeros(len(pending), self.recipe.groups, dtype=torch.float64)  # (steps, groups)
-        table[:, self.own.start : self.own.stop] = torch.stack(pending).double().cpu()
-        losses = self.ranks.total(table).mean(1).tolist()  # adding zeros is exact, whatever the number of ranks
+        news = self.ranks.gather((torch.stack(pending).cpu().double(), stop))
         pending.clear()
-        reports = self.ranks.gather((stop, self.unreadable))
-        self.unreadable = set().union(*(unreadable for _, unreadable in reports))
-        for loss in losses:
+        for loss in torch.cat([losses for losses, _ in news], 1).mean(1).tolist():  # (steps, groups)
             if not math.isfinite(loss):
                 raise Refusal(
                     f"The loss became {loss} at step {len(self.losses) + 1}; the last good checkpoint, if any, "
                     f"is in {self.out}. Try a smaller --lr."
                 )
             self.losses.append(loss)
-        check_unreadable(self.files, self.unreadable, self.max_unreadable)
-        return any(stop for stop, _ in reports)
+        return any(stop for _, stop in news)
 
-    def finish_epoch(self, tested: dict) -> dict:
-        """Add a row to the log, with what the test has found; returns it."""
-        steps = self.batches.steps
-        images = steps * self.recipe.global_batch
-        row = {
+    def test(self, val: ImageFolders, due: bool, workers: int) -> None:
+        """End an epoch: a row of the log, with the accuracy of the model and of its moving average if that is due."""
+        steps, found = self.batches.steps, {}
+        for prefix, model in (("", self.model), ("ema_", self.ema and self.ema.module)):
+            if model is not None:
+                batch = int(1.5 * self.recipe.group)
+                values = accuracy(model, val, self.ranks, self.precision, batch, workers) if due else {}
+                found |= {f"{prefix}{name}": values.get(name) for name in COLUMNS}
+        self.rows.append({
             "epoch": len(self.rows) + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": sum(self.losses[-steps:]) / steps,
-            **tested,
-            "unreadable": len(self.unreadable),
-            "images_per_second": round(images / max(self.epoch_seconds, 1e-9), 2),
+            **found,
+            "images_per_second": round(steps * self.recipe.global_batch / max(self.epoch_seconds, 1e-9), 2),
             "seconds": round(self.epoch_seconds, 1),
-        }
-        self.rows.append(row)
+        })  # fmt: skip
         self.epoch_seconds = 0.0
-        return row
 
     # --- checkpoints
 
@@ -179,53 +152,39 @@ class Training:
         return self.out / "checkpoint.pt"
 
     def save(self) -> None:
-        """Rank 0 writes checkpoint, log.csv and log.json, each in one move."""
-        if self.ranks.rank:
-            return
-        log = {"rows": self.rows, "losses": self.losses, "unreadable": sorted(self.unreadable)}
-        state = {
-            "identity": self.identity,
-            "done": self.done,
-            "epoch_seconds": self.epoch_seconds,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "log": log,
-        }
-        content = io.BytesIO()
-        torch.save(state, content)
+        """Rank 0 writes checkpoint, log.csv and log.json, each in one move; Refusal on all ranks if it cannot."""
+        self.ranks.agree(self._write if self.ranks.rank == 0 else lambda: None)
+
+    def _write(self) -> None:
+        content, average = io.BytesIO(), self.ema and self.ema.module
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, "ema": average}
+        state = {name: part and part.state_dict() for name, part in parts.items()}
+        state |= {"identity": self.identity, "classes": self.files.classes}
+        torch.save(state | {name: getattr(self, name) for name in PROGRESS}, content)
         write_in_one_move(self.path, content.getvalue())
-        names = [os.fsdecode(bytes(self.files.names[index])) for index in log["unreadable"]]
-        record = {"run": self.identity, "epochs": self.rows, "losses": self.losses, "unreadable": names}
+        record = {"run": self.identity, "epochs": self.rows, "losses": self.losses}
         write_in_one_move(self.out / "log.json", (json.dumps(record, indent=1) + "\n").encode())
         if self.rows:
-            table = io.StringIO()
-            writer = csv.DictWriter(table, list(self.rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_in_one_move(self.out / "log.csv", table.getvalue().encode())
+            rows = [",".join("" if value is None else str(value) for value in row.values()) for row in self.rows]
+            write_in_one_move(self.out / "log.csv", "\n".join([",".join(self.rows[0]), *rows, ""]).encode())
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one. Refusal if it cannot be read or belongs to another run."""
-        state = self.ranks.agree(lambda: read_checkpoint(self.path) if self.path.exists() else None)
+        state = self.ranks.agree(lambda: read_checkpoint(self.path) if os.path.lexists(self.path) else None)
         if len(set(self.ranks.gather(None if state is None else state["done"]))) > 1:
             raise Refusal(f"Not all processes see the same {self.path}; --out must be a folder that they share.")
         if state is None:
             return
         there = state["identity"]
-        differing = [name for name in self.identity if self.identity[name] != there.get(name)]
+        differing = [name for name in self.identity | there if self.identity.get(name) != there.get(name)]
         if differing:
-            words = "; ".join(f"{name} {there.get(name)} there, {self.identity[name]} here" for name in differing)
-            raise Refusal(f"{self.path} is the checkpoint of another run ({words}); give another --out, or delete it.")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.done, self.epoch_seconds = state["done"], state["epoch_seconds"]
-        self.rows, self.losses = state["log"]["rows"], state["log"]["losses"]
-        self.unreadable = set(state["log"]["unreadable"])
+            words = "; ".join(f"{name} {there.get(name)} there, {self.identity.get(name)} here" for name in differing)
+            raise Refusal(f"{self.path} is the checkpoint of another run ({words}); give another --out.")
+        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        for name, part in (parts | ({"ema": self.ema.module} if self.ema else {})).items():
+            part.load_state_dict(state[name])
+        for name in PROGRESS:
+            setattr(self, name, state[name])
 
 
 def train(
@@ -237,19 +196,20 @@ def train(
     with a checkpoint, and raise Stopped. Rank 0 draws a progress bar and prints one line an epoch.
     """
     ranks, steps, recipe = training.ranks, training.batches.steps, training.recipe
-    images = TrainingImages(training.files, recipe.transform(training.model.patch_embed.input_shape))
+    images = Images(training.files, recipe.transform(training.model.patch_embed.input_shape))
     data = loader(images, ranks.device, workers, batch_sampler=training.batches)
-    total, named, pending = steps * training.epochs, set(training.unreadable), []
-    bar = progress(total=total, initial=training.done, unit="step") if ranks.rank == 0 else None
-    with contextlib.nullcontext() if bar is None else bar, stop_signals() as stop:
+    total, pending = steps * training.epochs, []
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(tqdm(
+            total=total, initial=training.done, unit="step", disable=ranks.rank > 0 or not progress_shown()
+        ))  # fmt: skip
+        stop = stack.enter_context(stop_signals())
         while True:
             if len(training.rows) < training.epoch:  # also after a stop between the last step and the test
-                due = training.epoch % test_every == 0 or training.epoch == training.epochs
-                tested = validate(training, val, workers) if due else dict.fromkeys(columns(training))
-                row = training.finish_epoch(tested)
+                training.test(val, training.epoch % test_every == 0 or training.done == total, workers)
                 training.save()
-                if bar is not None:
-                    bar.write(line(row, training.epochs))
+                if ranks.rank == 0:
+                    bar.write(line(training.rows[-1], training.epochs))
             if training.done == total:
                 return
             training.scheduler.step(training.epoch)  # depends on the epoch alone: nothing of it to save
@@ -263,30 +223,11 @@ def train(
                 stopped = training.settle(pending, bool(stop))
                 now = time.perf_counter()
                 training.epoch_seconds, start = training.epoch_seconds + now - start, now
-                if bar is not None:
-                    bar.update(training.done - before)
-                    bar.set_postfix_str(f"epoch {training.epoch + 1}/{training.epochs}, loss {training.losses[-1]:.3f}")
-                    for index in sorted(training.unreadable - named):
-                        bar.write(f"skipped, no readable image: {training.files.path(index)}")
-                    named |= training.unreadable
+                bar.update(training.done - before)
+                bar.set_postfix_str(f"epoch {last // steps}/{training.epochs}, loss {training.losses[-1]:.3f}")
                 if stopped:
                     training.save()
-                    ranks.gather(None)  # nobody leaves before it is written
                     raise Stopped(stop[0] if stop else signal.SIGTERM)
-
-
-def columns(training: Training) -> list[str]:
-    """The names of what a test finds."""
-    names = ["top1", "top5", "val_loss", "val_images"]
-    return names if training.ema is None else names + [f"ema_{name}" for name in names]
-
-
-def validate(training: Training, val: ImageFolders, workers: int) -> dict:
-    """The accuracy of the model, and of its moving average if there is one, by the names of `columns`."""
-    models = [training.model] + ([] if training.ema is None else [training.ema.module])
-    batch, share = int(1.5 * training.recipe.group), training.max_unreadable
-    found = [accuracy(m, val, training.ranks, training.precision, batch, workers, share) for m in models]
-    return dict(zip(columns(training), [value for part in found for value in part.values()], strict=True))
 
 
 def line(row: dict, epochs: int) -> str:
@@ -298,39 +239,34 @@ def line(row: dict, epochs: int) -> str:
 
 @torch.no_grad()
 def accuracy(
-    model: ConViT,
-    files: ImageFolders,
-    ranks: Ranks,
-    precision: str = "float32",
-    batch: int = 192,
+    model: ConViT, files: ImageFolders, ranks: Ranks, precision: str = "float32", batch: int = 192,
     workers: int = 0,
-    max_unreadable: float = 0.01,
-) -> dict:
+) -> dict:  # fmt: skip
     """top1 and top5 in per cent, val_loss and val_images, of all ranks together and the same on each.
 
     Images are resized so that the shorter side is 8/7 of the model's, bicubic, and their centre is cropped: 256 and
-    224 in the paper. Unreadable files are left out; Refusal if their share exceeds `max_unreadable`. With fewer than
-    five classes top5 counts them all.
+    224 in the paper. Refusal for logits that are not finite: they are no accuracy. With fewer than five classes top5
+    counts them all.
     """
     shape = model.patch_embed.input_shape
     transform = timm.data.create_transform(shape, is_training=False, interpolation="bicubic", crop_pct=CROP)
-    images = Subset(ValidationImages(files, transform, shape), range(ranks.rank, len(files), ranks.world))
-    training, unreadable = model.training, set()
-    sums = torch.zeros(4, dtype=torch.float64, device=ranks.device)  # top-1, top-5, loss, images
+    images = Subset(Images(files, transform), range(ranks.rank, len(files), ranks.world))
+    training, sums = model.training, torch.zeros(4, device=ranks.device)  # top-1, top-5, loss, not finite
     model.to(ranks.device).eval()
-    for pixels, labels, bad in loader(images, ranks.device, workers, batch_size=batch):
-        unreadable.update(bad[bad >= 0].tolist())
-        pixels, labels = pixels[bad < 0].to(ranks.device), labels[bad < 0].to(ranks.device)
-        with autocast(ranks.device, precision):
-            logits = model(pixels)
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-        sums += torch.stack([best[:, 0].sum(), best.sum(), loss, torch.tensor(len(labels)).to(loss)])
-    model.train(training)
-    top1, top5, loss, count = ranks.total(sums.cpu()).tolist()
-    check_unreadable(files, set().union(*ranks.gather(unreadable)), max_unreadable)
-    count = max(count, 1.0)  # all unreadable, and allowed to be
-    return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count, "val_images": int(count)}
+    try:
+        for pixels, labels in loader(images, ranks.device, workers, batch_size=batch):
+            labels = labels.to(ranks.device)
+            with autocast(ranks.device, precision):
+                logits = model(pixels.to(ranks.device)).float()
+            best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
+            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            sums += torch.stack([best[:, 0].sum(), best.sum(), loss, (~logits.isfinite()).any(1).sum()])
+    finally:
+        model.train(training)
+    top1, top5, loss, bad = sum(ranks.gather(sums.cpu().double())).tolist()
+    if bad:
+        raise Refusal(f"The model's logits are not finite for {bad:.0f} of {len(files)} images below {files.root}.")
+    return dict(zip(COLUMNS, (100 * top1 / len(files), 100 * top5 / len(files), loss / len(files), len(files))))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -345,24 +281,32 @@ def loader(images: Dataset, device: torch.device, workers: int, **how) -> DataLo
     )  # fmt: skip
 
 
-def check_unreadable(files: ImageFolders, unreadable: set[int], share: float) -> None:
-    """Refusal if more than this share of the files is unreadable."""
-    if len(unreadable) > share * len(files):
-        names = [os.fsdecode(bytes(files.names[index])) for index in sorted(unreadable)]
-        raise Refusal(
-            f"{len(names)} of {len(files)} images below {files.root} are no readable images, more than the allowed "
-            f"{100 * share:g} % (--max-unreadable): {', '.join(names[:3])}{', ...' * (len(names) > 3)}; repair or "
-            "remove them."
-        )
+def claim(out: Path, first: bool) -> contextlib.AbstractContextManager:
+    """Until its context is left, `out` is this run's, and its `first` rank can write to it. Refusal if not."""
+    if not first:
+        return contextlib.nullcontext()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return FileLock(out / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise Refusal(f"Another run is writing to {out}; wait for its end, or give another --out.") from None
+    except OSError as error:
+        raise Refusal(f"--out {out} is no folder that can be written to ({error.strerror}); give another.") from error
 
 
 def read_checkpoint(path: Path) -> dict:
-    """The state in `path`. ValueError if there is none."""
+    """The state in `path`. OSError if it cannot be opened, ValueError if it is no checkpoint of this program."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no file.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state if state["identity"] and state["model"] else {}
+        return state if all(state[name] for name in ("identity", "classes", "model")) else {}
+    except MemoryError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be opened ({error.strerror or error})") from error
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint of this program; give another, or delete it.") from error
+        raise ValueError(f"{path} is no checkpoint of this program; give another, or move it away.") from error
 
 
 @contextlib.contextmanager

@@ -1,25 +1,20 @@
 """The paper's tables and figures as named grids of runs, at two scales; chapters 08 to 12 read what they recorded.
 
-A cell of a grid is a label, for people, and a configuration, for the machine: the data, the whole model, what
-is frozen, the whole recipe. The seed is added when it runs: it fixes the subset, the initial weights, the
-order of the data and the augmentation, and all arms use the same ones. `python -m convit_edu list` shows all.
+A cell of a grid is a label, for people, and a configuration, for the machine. The seed is added when it runs, and all
+arms use the same ones. `convit-edu list` shows all.
 """
 
-import inspect
-import json
+import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from statistics import mean
 
-import torch
-from torch import nn
-
-from ..beyond.cnn import CNN, create_cnn
+from ..beyond.cnn import CNN
 from ..beyond.initial_weights import STARTS
-from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
-from ..locality import gpsa_layers
-from ..model import CONFIGS, ConViT
+from ..beyond.recast import PatchCNN
+from ..model import CONFIGS, ConViTSettings
 from ..train import Recipe
+from .run_config import RunConfig, whole
 from .scales import Scale
 
 # As many trials for every arm; a convolutional network with batch norm wants larger steps than a transformer.
@@ -37,6 +32,7 @@ STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], _TRANSFORMER_RATES
 RECAST_CHOSEN = {"CNN": 4e-3, "ConViT": 4e-3, "CNN, trained on": 8e-3, "recast": 8e-3}
 STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}
+STARTS_NOT_RUN = ("structured, mimetic values",)  # a start that no record has yet
 RECAST_STRENGTH = 8.0
 RECAST_GATES = (0.73, 0.95, 1.0)  # where the gates of a recast network start; at 1 they stay
 
@@ -48,6 +44,9 @@ class Settings:
     rates: dict[str, float]
     best_deit: str
 
+    def __hash__(self) -> int:
+        return hash((*self.rates.items(), self.best_deit))
+
     def rate(self, arm: str) -> float:
         return self.rates[self.best_deit if arm == "DeiT" else arm]
 
@@ -57,7 +56,7 @@ class Cell:
     """One entry of a grid: what to call it and what to run."""
 
     label: dict
-    config: dict
+    config: RunConfig
     seeds: tuple[int, ...] | None = None  # where they are fixed; otherwise the scale or the reader says how many
 
 
@@ -85,7 +84,7 @@ def choose(runs: list[dict], scale: Scale) -> Settings:
     if not wanted <= tried:
         raise ValueError(
             f"The learning rates of scale {scale.name} are not known yet; "
-            f"first run: python -m convit_edu run search --scale {scale.name}"
+            f"first run: convit-edu run search --scale {scale.name}"
         )
     best = {arm: max(rates, key=table[arm].get) for arm, rates in LEARNING_RATES.items()}
     top = {arm: table[arm][best[arm]] for arm in best}
@@ -93,15 +92,6 @@ def choose(runs: list[dict], scale: Scale) -> Settings:
 
 
 # --- configurations
-
-
-def _whole(function, given: dict) -> dict:
-    """All arguments of a call, defaults included, but for those that are off by default and left off.
-
-    So an argument added later, off by default, leaves the identity of every recorded run as it was.
-    """
-    defaults = {name: p.default for name, p in inspect.signature(function).parameters.items() if name != "self"}
-    return {name: value for name, value in (defaults | given).items() if value or defaults[name]}
 
 
 class Grid:
@@ -119,12 +109,12 @@ class Grid:
             model["local_up_to_layer"] = 0
             if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
                 model["num_heads"] = few
-        return _whole(ConViT, model)
+        return whole(ConViTSettings, {"mixing": "gated"} | model)  # which class: see `RunConfig.build`
 
     def cnn(self) -> dict:
         base = CONFIGS[self.scale.model]
         given = dict(in_chans=base.get("in_chans", 3), num_classes=base["num_classes"], width=self.scale.cnn_width)
-        return {"kind": "CNN"} | _whole(CNN, given)
+        return whole(CNN, given)
 
     def cell(
         self,
@@ -149,13 +139,11 @@ class Grid:
         model = self.cnn() if arm == "CNN" else self.transformer(arm, **changes)
         # Non-locality, gates, masks and the shortcut, where the paper looks inside: all images, long training.
         probe = arm != "CNN" and fraction == 1.0 and steps == scale.long_steps and not held_out
-        config = {
-            "data": scale.data, "fraction": fraction, "held_out": held_out, "model": model, "freeze": freeze,
-            "recipe": _whole(Recipe, full_recipe),
-            "probe": probe, "save": save, "test_images": scale.test_images,
-        }  # fmt: skip
-        config = {key: value for key, value in config.items() if value}
-        return Cell(label, json.loads(json.dumps(config)), seeds)  # tuples as lists, as a record has them
+        return Cell(label, RunConfig(
+            data=scale.data, fraction=fraction, held_out=held_out, network="CNN" if arm == "CNN" else "ConViT",
+            model=model, freeze=freeze, recipe=Recipe(**full_recipe), probe=probe, save=save,
+            test_images=scale.test_images,
+        ), seeds)  # fmt: skip
 
     # --- the experiments
 
@@ -196,7 +184,7 @@ class Grid:
     def dynamics(self) -> list[Cell]:
         """Fig 5, 6, 12 to 14: non-locality by layer and head, gates and accuracy over training."""
         larger = Grid(self.scale.larger, self.settings).pair() if self.scale.larger else []
-        return self.pair() + [replace(cell, label=cell.label | {"data": cell.config["data"]}) for cell in larger]
+        return self.pair() + [replace(cell, label=cell.label | {"data": cell.config.data}) for cell in larger]
 
     def masking(self) -> list[Cell]:
         """Tables 5 and 6: positions or content masked at test time. The runs of `dynamics`."""
@@ -260,8 +248,8 @@ class Grid:
         """Table 4, Fig 10: DeiT and ConViT with and without a CNN as their teacher; without: the runs of `dynamics`."""
         teacher = self.cell({}, "CNN", long=True).config  # the same run as in `sample_efficiency`
         return [
-            replace(cell, label=cell.label | {"teacher": name}, config=cell.config | more)
-            for name, more in (("none", {}), ("CNN", {"teacher": teacher}))
+            replace(cell, label=cell.label | {"teacher": name}, config=replace(cell.config, teacher=before))
+            for name, before in (("none", None), ("CNN", teacher))
             for cell in self.pair()
         ]
 
@@ -297,32 +285,33 @@ class Grid:
         first, then = self.scale.recast_steps
         steps = {"CNN": first, "ConViT": first + then}.get(arm, then)
         cell = self.cell(label, "CNN", lr=lr or RECAST_CHOSEN[arm], **given)
-        recipe = cell.config["recipe"] | dict(steps=steps, warmup_steps=steps // 10)
-        model = {"kind": "PatchCNN"} | _whole(PatchCNN, shape)
-        more: dict = {"model": model, "recipe": recipe}
+        config = replace(
+            cell.config, recipe=replace(cell.config.recipe, steps=steps, warmup_steps=steps // 10),
+            network="PatchCNN", model=whole(PatchCNN, shape),
+        )  # fmt: skip
         if arm in ("ConViT", "recast"):
             wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
             wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
-            more["model"] = {"kind": "WideConViT"} | _whole(ConViT, wide)
+            probe = not given.get("held_out", False)
+            model = whole(ConViTSettings, {"mixing": "gated"} | wide)
+            config = replace(config, network="WideConViT", model=model, probe=probe)
         if arm in ("CNN, trained on", "recast"):
-            more["start"] = self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config
+            config = replace(config, start=self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config)
         if arm == "recast":
-            more["recast"] = {"strength": RECAST_STRENGTH, "gate": gate}
-        if more["model"]["kind"] == "WideConViT" and not given.get("held_out"):
-            more["probe"] = True
-        return replace(cell, config=json.loads(json.dumps(cell.config | more)))
+            config = replace(config, recast={"strength": RECAST_STRENGTH, "gate": gate})
+        return replace(cell, config=config)
 
     def starts(self) -> list[Cell]:
         """Locality by initial weights alone: DeiT with other starts, against ConViT and DeiT (rows a and e)."""
         shared = dict(fraction=self.scale.ablation_fractions[0], evaluations=4)
         return [self.cell({"start": arm}, arm, **shared) for arm in ("ConViT", "DeiT")] + [
-            self.start_cell({"start": name}, name, **shared) for name in STARTS
+            self.start_cell({"start": name}, name, **shared) for name in STARTS if name not in STARTS_NOT_RUN
         ]
 
     def start_cell(self, label: dict, name: str, lr: float | None = None, **given) -> Cell:
         """A cell of `starts`. "sinusoidal" keeps DeiT's learning rate, and half of a start has that of the whole."""
         cell = self.cell(label, "DeiT", lr=lr or STARTS_CHOSEN.get(name.partition(",")[0]), **given)
-        return replace(cell, config=cell.config | {"initial": name})
+        return replace(cell, config=replace(cell.config, initial=name))
 
 
 # In the order in which a campaign runs them. `speed` is no grid: it is a view of the benchmarks' records.
@@ -335,7 +324,13 @@ NAMES = (
 def check_name(name: str) -> None:
     """ValueError for an unknown experiment."""
     if name not in NAMES:
-        raise ValueError(f"Unknown experiment {name!r}; known: {', '.join(NAMES)}.")
+        raise ValueError(f"Unknown experiment {name!r}{closest(name, NAMES)}; known: {', '.join(NAMES)}.")
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """" (did you mean NAME?)" where a known name is like this one, else nothing."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
@@ -344,23 +339,3 @@ def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
     if settings is None and name != "search":
         raise ValueError(f"{name} needs the learning rates chosen by search at scale {scale.name}; run search first.")
     return getattr(Grid(scale, settings), name)()
-
-
-def build(config: dict, seed: int) -> nn.Module:
-    """The model of a configuration, with its initial weights and with what the ablation freezes."""
-    given = dict(config["model"])
-    kind = given.pop("kind", "")
-    if kind == "CNN":
-        return create_cnn(seed=seed, **given)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = {"": ConViT, "PatchCNN": PatchCNN, "WideConViT": WideConViT}[kind](**given)
-        if "initial" in config:
-            STARTS[config["initial"]](model)
-    if freeze := config.get("freeze"):
-        for layer in gpsa_layers(model):
-            # Rows f and g of Table 3 are position only; the other rows without gating mix half and half.
-            layer.gating_param.data.fill_(POSITION_ONLY if freeze == "attention" else 0.0)
-            for parameter in layer.parameters() if freeze == "attention" else [layer.gating_param]:
-                parameter.requires_grad_(False)
-    return model

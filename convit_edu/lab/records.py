@@ -1,46 +1,33 @@
-"""Recorded runs: a JSON file for each experiment and scale, doubted when read, written in one move.
+"""The store of recorded runs: one JSON file a run, runs/<id>.json, written in one move and never deleted.
 
-A run is {id, label, seed, config, result, history, meta, digest}, or has `error` in the place of `result` and
-`history`. `id` names configuration and seed, so that a run is done once however many experiments share it;
-`digest` covers everything else, so that a file edited by hand is noticed. Clocks, devices and versions stand
-in `meta` alone: `result` and `history` of the same id are equal to the bit on one machine.
+A file holds {config, seed, result, history, meta}, or `error` in the place of result and history. Its name follows from
+configuration and seed, so that a run is done once however many experiments and scales ask for it, and folders of two
+machines are put together by copying files. An experiment is no file: it is the list of the ids of its grid
+(`experiments`), and its result is what `results` and `claims` compute from them. Clocks, devices and versions stand in
+`meta` alone: `result` and `history` of the same id are equal to the bit on one machine.
 """
 
 import errno
-import hashlib
 import json
-from collections.abc import Iterable
-from contextlib import contextmanager
+import math
+import os
+from collections.abc import Mapping
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from types import MappingProxyType
 
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..model import ConViT
 from ..saving import write_in_one_move
+from .run_config import RunConfig
 
-SCHEMA = 1
-FIELDS = {"id": str, "label": dict, "seed": int, "config": dict, "meta": dict, "digest": str}
+REMEDY = "take it from a backup, or delete it, and the run is done again"
 
 
 class RecordError(ValueError):
     """A record that cannot be read, or cannot be written; says which file and what to do."""
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def identity(config: dict, seed: int) -> str:
-    """The name of a run: 16 hexadecimal digits that depend on its configuration and seed alone."""
-    return _sha256([config, seed])[:16]
-
-
-def sealed(run: dict) -> dict:
-    """The run with its `digest`."""
-    body = json.loads(json.dumps({key: value for key, value in run.items() if key != "digest"}))  # keys as in a file
-    return body | {"digest": _sha256(body)}
 
 
 def shipped() -> Path:
@@ -48,60 +35,118 @@ def shipped() -> Path:
     return Path(str(resources.files("convit_edu") / "recorded"))
 
 
-def path_of(folder: str | Path, scale: str, name: str) -> Path:
-    """Where the record of an experiment stands in a folder of records."""
-    return Path(folder) / scale / f"{name}.json"
+def path_of(folder: str | Path, run_id: str) -> Path:
+    """Where a run stands in a folder of records."""
+    return Path(folder).expanduser() / "runs" / f"{run_id}.json"
 
 
-def read(path: str | Path) -> list[dict]:
-    """The runs of a record; an empty list if there is no such file.
+def version(folder: str | Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
+    """The place of a folder's runs, and name, time and size of each file: what was read once is read again if it moved.
 
-    Raises:
-        RecordError: the file is cut short, of a newer schema, not a record, or was edited by hand.
+    RecordError if the folder cannot be read; one that is not there has no runs.
     """
-    path = Path(path)
+    place = str(path_of(folder, "").parent)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    except (ValueError, OSError) as error:
-        raise RecordError(
-            f"{path} is no readable record ({error}); delete it to make it again, or take it from a backup."
-        ) from error
-    if not isinstance(record, dict) or not isinstance(record.get("schema"), int):
-        raise RecordError(f"{path} is not a record of this package; give another folder, or move the file away.")
-    if record["schema"] > SCHEMA:
-        raise RecordError(
-            f"{path} has schema {record['schema']}, and this version reads up to {SCHEMA}; install a newer convit_edu."
-        )
-    runs = record.get("runs")
-    if not isinstance(runs, list):
-        raise RecordError(f"{path} holds no list of runs; delete it to make it again.")
-    for run in runs:
-        _check(run, path)
-    return runs
+        with os.scandir(place) as entries:
+            names = [entry for entry in entries if entry.name.endswith(".json") and entry.name[0] != "."]
+            found = [(entry.name, state.st_mtime_ns, state.st_size) for entry in names if (state := entry.stat())]
+    except (FileNotFoundError, NotADirectoryError):
+        found = []
+    except OSError as error:
+        raise RecordError(f"{place} cannot be read ({error}); give another folder.") from error
+    return place, tuple(sorted(found))
 
 
-def _check(run: object, path: Path) -> None:
-    whole = isinstance(run, dict) and all(isinstance(run.get(key), kind) for key, kind in FIELDS.items())
-    if not whole or ("error" in run) == ("result" in run):
-        raise RecordError(f"{path} holds a run that is not whole; delete the file to make it again.")
-    if sealed(run)["digest"] != run["digest"] or identity(run["config"], run["seed"]) != run["id"]:
-        raise RecordError(
-            f"{path}: run {run['id']} ({run['label']}, seed {run['seed']}) was changed after it was recorded; "
-            "take that line from a backup, or delete it to run it again."
-        )
+def read_all(folder: str | Path) -> Mapping[str, dict]:
+    """Every run of a folder by its id: {id, config, seed, result, history, meta}, or `error` for the two in the middle.
 
-
-def write(path: str | Path, name: str, scale: str, runs: Iterable[dict]) -> None:
-    """Write a record in one move: whoever is killed on the way leaves the old file or the new, never a half.
-
-    Raises:
-        RecordError: the disk is full or the folder cannot be written; the file is as it was.
+    Raises RecordError, naming it, for a file that is cut short, edited into nonsense or no run of its name.
     """
-    head = json.dumps({"schema": SCHEMA, "name": name, "scale": scale})
-    lines = ",\n".join(json.dumps(run) for run in runs)  # a line a run: a change shows as a changed line
-    write_bytes(path, f'{head[:-1]}, "runs": [\n{lines}\n]}}\n'.encode())
+    return read_version(*version(folder))
+
+
+@lru_cache(maxsize=16)
+def read_version(place: str, files: tuple[tuple[str, int, int], ...]) -> Mapping[str, dict]:
+    """What `read_all` answers for a `version`."""
+    found, bad = {}, []
+    for name, *state in files:
+        try:
+            run = _read(f"{place}/{name}", *state)
+            found[run["id"]] = run
+        except RecordError as error:
+            bad.append(error)
+    if bad:
+        more = f" ({len(bad) - 1} more file(s) there are as bad.)" if len(bad) > 1 else ""
+        raise RecordError(f"{bad[0]}{more}") from bad[0]
+    return MappingProxyType(found)
+
+
+def read(path: str | Path) -> dict:
+    """The run of a file. RecordError as in `read_all`."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error}); {REMEDY}.") from error
+    return _read(str(path), state.st_mtime_ns, state.st_size)
+
+
+@lru_cache(maxsize=10_000)
+def _read(path: str, *state: int) -> dict:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no measured number")
+
+    try:
+        run = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=refuse)
+        config = RunConfig.from_json(run["config"])
+        run = {"id": config.identity(run["seed"]), **run, "config": config}
+        _check(run)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise RecordError(f"{path} is no readable run ({reason}); {REMEDY}.") from error
+    if run["id"] != Path(path).stem:
+        twin = Path(path).with_name(f"{run['id']}.json")
+        if twin.is_file() and any(read(twin).get(part) != run.get(part) for part in ("result", "history", "error")):
+            what = [str(each["result"]["accuracy"]) for each in (run, read(twin)) if "result" in each]
+            raise RecordError(
+                f"{path} holds the run of {twin.name} with another outcome (accuracy {' and '.join(what)}): two "
+                "machines have done it. Keep the one that you trust under that name, and move the other away."
+            )
+        raise RecordError(f"{path} holds another run than its name says; rename it to {twin.name}, or {REMEDY}.")
+    return run
+
+
+def _check(run: dict) -> None:
+    """ValueError, TypeError or KeyError for what no run can have measured."""
+    if not isinstance(run["seed"], int) or not isinstance(run["meta"], dict):
+        raise ValueError("seed or meta is of another kind")
+    if "error" in run:
+        if "result" in run or not isinstance(run["error"], str):
+            raise ValueError("a run has a result or an error")
+        return
+    accuracy, by_step = run["result"]["accuracy"], run["history"]["accuracy"]
+    if not (0 <= accuracy <= 100 and run["meta"]["seconds"] >= 0 and _all_finite(run["history"]["loss"])):
+        raise ValueError("accuracy, seconds or loss is no possible number")
+    steps = run["config"].recipe.steps
+    if any(not 0 <= value <= 100 or not 0 < int(step) <= steps for step, value in by_step.items()):
+        raise ValueError("history has an accuracy that cannot be")
+    if by_step[str(steps)] != accuracy:
+        raise ValueError(f"its accuracy is {accuracy}, and at the last step of its history {by_step[str(steps)]}")
+
+
+def _all_finite(values: list) -> bool:
+    return bool(values) and all(math.isfinite(value) for value in values)
+
+
+def write(folder: str | Path, config: RunConfig, seed: int, answer: dict) -> None:
+    """Keep a run's answer, {result, history, meta} or {error, meta}, in one move: nobody ever finds half of it.
+
+    A finished run is never overwritten: then ValueError. RecordError if the disk is full or the folder read-only.
+    """
+    path = path_of(folder, config.identity(seed))
+    if path.is_file() and "error" not in read(path):
+        raise ValueError(f"{path} is a finished run; move it away to do it again.")
+    text = json.dumps({"config": config.as_json(), "seed": seed, **answer}, separators=(",", ":"), allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -116,24 +161,11 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         ) from error
 
 
-@contextmanager
-def only_writer(folder: str | Path):
-    """Hold a folder of records; RecordError if another process does. The system frees it when a process dies."""
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise RecordError(
-            f"Another process is writing to {folder}; wait for it, stop it, or give another folder with --out."
-        ) from None
-    except OSError as error:
-        raise RecordError(f"{folder} cannot be written ({error}); give another folder with --out.") from error
-    try:
-        yield
-    finally:
-        lock.release()
+def try_to_write(folder: str | Path) -> None:
+    """Before hours of work: RecordError if nothing can be written to a folder of records. It is made where missing."""
+    probe = path_of(folder, "").parent / f".{os.getpid()}.try"
+    write_bytes(probe, b"")
+    probe.unlink()
 
 
 def half(model: ConViT) -> dict[str, Tensor]:
@@ -165,16 +197,19 @@ def checkpoint(
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
     With `step`, one of `moments(name)`, as it was after so many steps of its training. The shipped ones are made
-    again by `python -m convit_edu run checkpoints`. RecordError if there is none.
+    again by `convit-edu run checkpoints`. RecordError if there is none.
     """
     start = "" if step is None else f"{step}."
 
     def read_model(file) -> ConViT:
         config = json.loads(file.metadata()["convit_edu"])["config"]
+        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
+        config = {name: value for name, value in config.items() if name not in retired or value != retired[name]}
         keys = [key for key in file.keys() if key.startswith(start)]
         if not keys:
             raise KeyError(f"no weights after {step} steps")
-        model = ConViT(**config)
+        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
+        model = ConViT(**{key: value for key, value in config.items() if retired.get(key, ...) != value})
         model.load_state_dict({key.removeprefix(start): file.get_tensor(key).float() for key in keys})
         return model.eval()
 
@@ -184,27 +219,28 @@ def checkpoint(
 def moments(name: str, scale: str = "laptop", folder: str | Path | None = None) -> list[int]:
     """The numbers of training steps, before the last, after which the weights of a checkpoint were kept.
 
-    RecordError if there is no such file: `python -m convit_edu run checkpoints` writes it beside the checkpoint.
+    RecordError if there is no such file: `convit-edu run checkpoints` writes it beside the checkpoint.
     """
     return _opened(name, scale, folder, True, lambda file: sorted({int(key.partition(".")[0]) for key in file.keys()}))
 
 
 def steps(name: str, scale: str = "laptop", folder: str | Path | None = None) -> int:
-    """The number of training steps that a checkpoint has behind it. RecordError if there is none, or no record of it."""
+    """The number of training steps that a checkpoint has behind it. RecordError without a checkpoint or its record."""
     run_id = _opened(name, scale, folder, False, lambda file: json.loads(file.metadata()["convit_edu"])["run"])
-    found = [run for run in read(path_of(folder or shipped(), scale, "checkpoints")) if run["id"] == run_id]
-    if not found:
-        raise RecordError(f"checkpoints.json has no run {run_id}; make it with: python -m convit_edu run checkpoints")
-    return found[0]["config"]["recipe"]["steps"]
+    path = path_of(shipped() if folder is None else folder, run_id)
+    if not path.is_file():
+        raise RecordError(f"There is no record {path} of this checkpoint; make it with: convit-edu run checkpoints")
+    return read(path)["config"].recipe.steps
 
 
 def _opened(name: str, scale: str, folder: str | Path | None, before: bool, reading):
     """What `reading` makes of the file of a checkpoint, or of its moments before the end. RecordError if it cannot."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(folder or shipped()) / scale / f"{name}{'.moments' * before}.safetensors"
+    folder = Path(shipped() if folder is None else folder).expanduser()
+    path = folder / scale / f"{name}{'.moments' * before}.safetensors"
     if not path.is_file():
-        raise RecordError(f"There is no checkpoint {path}; make it with: python -m convit_edu run checkpoints")
+        raise RecordError(f"There is no checkpoint {path}; make it with: convit-edu run checkpoints")
     try:
         with safe_open(path, "pt") as file:
             return reading(file)

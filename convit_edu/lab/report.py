@@ -5,9 +5,9 @@ from pathlib import Path
 from statistics import mean
 
 from . import records
-from .claims import speeds, verdicts
-from .experiments import NAMES, Grid, scores
-from .results import Estimate, Missing, Results, compare, estimate, paired, student_t
+from .claims import speeds, timed, verdicts
+from .experiments import NAMES, Grid, closest, scores
+from .results import Estimate, Missing, Results, compare, estimate, paired, student_t, unasked
 from .scales import SCALES
 from .tables import Table, percent
 
@@ -156,23 +156,28 @@ def tables(results: Results) -> list[Table]:
 # --- what the command line prints
 
 
-def _present(scale: str, folder: Path) -> list[str]:
-    return [name for name in NAMES if records.path_of(folder, scale, name).is_file()]
-
-
 def listing(out: Path) -> str:
-    """What experiments there are, and how many runs are recorded at each scale: shipped, and in `out`."""
+    """What experiments there are: how many runs are recorded, shipped and in `out`, and how long they took."""
     rows = []
     for name in NAMES:
         told = (getattr(Grid, name).__doc__ or "").split("\n")[0]
-        counts = []
+        counts, hours = [], 0.0
         for folder in (records.shipped(), out):
-            found = {scale: len(Results(name, scale, folder).runs) for scale in SCALES}
-            counts.append(", ".join(f"{scale} {number}" for scale, number in found.items() if number) or "-")
-        rows.append([name, *counts, told])
-    measured = sum(len(row) > 2 for row in speeds().rows)
-    rows.append(["speed", f"{measured} rows", "-", "A view of the benchmarks' records: make bench."])
-    return str(Table("Experiments, and runs recorded", ["name", "shipped", str(out), "what"], rows))
+            found = {scale: Results(name, scale, folder).runs for scale in SCALES}
+            counts.append(", ".join(f"{scale} {len(runs)}" for scale, runs in found.items() if runs) or "-")
+            hours = hours or sum(run["meta"]["seconds"] for runs in found.values() for run in runs) / 3600
+        rows.append([name, *counts, f"{hours:.1f}", told])
+    measured = len(timed())
+    rows.append(["speed", f"{measured} rows", "-", "-", "A view of the benchmarks' records: make bench."])
+    table = Table("Experiments, and runs recorded", ["name", "shipped", str(out), "hours on one core", "what"], rows)
+    return "\n".join([str(table), "Repeat one by: convit-edu run NAME", *_told(out)])
+
+
+def _told(out: Path) -> list[str]:
+    """What is to be said of the runs that no experiment asks for."""
+    return [f"{len(more)} run(s) in {folder} belong to no experiment as it is now; they are kept, e.g. "
+            f"{records.path_of(folder, more[0])}"
+            for folder in (records.shipped(), out) if (more := unasked(folder))]  # fmt: skip
 
 
 def text(names: Sequence[str], scale: str | None, out: Path) -> str:
@@ -181,27 +186,28 @@ def text(names: Sequence[str], scale: str | None, out: Path) -> str:
     Raises:
         ValueError: an unknown experiment or scale, a record that cannot be read, or nothing recorded at all.
     """
-    unknown = [name for name in names if name not in (*NAMES, "speed")]
-    if unknown or (scale and scale not in SCALES):
-        what = f"experiment {unknown[0]!r}" if unknown else f"scale {scale!r}"
-        raise ValueError(f"Unknown {what}; known: {', '.join((*NAMES, 'speed'))}; scales: {', '.join(SCALES)}.")
-    wanted = list(names) or [*NAMES, "speed"]
+    for name, known, what in (*((name, (*NAMES, "speed"), "experiment") for name in names), (scale, SCALES, "scale")):
+        if name and name not in known:
+            raise ValueError(f"Unknown {what} {name!r}{closest(name, known)}; known: {', '.join(known)}.")
+    wanted = [name for name in NAMES if not names or name in names]
+    scales = [scale] if scale else list(SCALES)
     parts = []
     for whose, folder in (("Shipped with the package", records.shipped()), (f"Your own, in {out}", out)):
-        for each in [scale] if scale else SCALES:
-            found = [Results(name, each, folder) for name in _present(each, folder) if name in wanted]
+        for each in scales:
+            found = [Results(name, each, folder) for name in wanted]
             shown = [str(table) for results in found if results for table in tables(results)]
             shown += [f"{results.name}: {len(results.failed)} failed run(s): {results.failed[0]['error']}"
                       for results in found if results.failed]  # fmt: skip
             if shown:
                 card = verdicts([results.name for results in found], each, folder)
                 parts += [f"== {whose}, scale {each} ==", *shown, *([str(card)] if card.rows else [])]
-    for each in [scale] if scale else SCALES:
-        pairs = [(Results(name, each), Results(name, each, out)) for name in _present(each, out) if name in wanted]
+    for each in scales:
+        pairs = [(Results(name, each), Results(name, each, out)) for name in wanted]
         shown = [str(beside(*pair)) for pair in pairs if all(pair)]
         parts += [f"== Yours beside the shipped, scale {each} ==", *shown] if shown else []
-    if "speed" in wanted and (table := speeds()).rows:
+    if (not names or "speed" in names) and (table := speeds()).rows:
         parts.append(str(table))
     if not parts:
-        raise ValueError(f"Nothing is recorded of {', '.join(wanted)}; run it first: python -m convit_edu run NAME")
-    return "\n\n".join(parts)
+        what = ", ".join(names) or "any experiment"
+        raise ValueError(f"Nothing is recorded of {what}; run it first: convit-edu run NAME")
+    return "\n\n".join(parts + _told(out))

@@ -8,12 +8,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import mean, stdev
 
 from . import records
-from .experiments import NAMES
-from .scales import SCALES
+from .experiments import NAMES, Cell, Settings, check_name, choose, closest, grid
+from .scales import SCALES, Scale
 
 # --- statistics
 
@@ -96,6 +97,67 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
 # --- records
 
 
+def cells_of(name: str, scale: Scale, folder: str | Path) -> list[Cell]:
+    """The cells of an experiment with the learning rates of the search in a folder, or of the shipped one.
+
+    ValueError for an unknown name, or where neither search is complete.
+    """
+    check_name(name)
+    return cells(name, scale, None if name == "search" else settings(scale, folder))
+
+
+cells = lru_cache(maxsize=200)(grid)  # the same objects again: a configuration names itself once
+
+
+def settings(scale: Scale, folder: str | Path) -> Settings:
+    """What the search in a folder chose, where it is complete, else what the shipped one chose. ValueError if none."""
+    return _settings(scale, str(folder), records.version(folder), str(records.shipped()))
+
+
+@lru_cache(maxsize=100)
+def _settings(scale: Scale, folder: str, version: tuple, shipped: str) -> Settings:
+    try:
+        return choose(recorded("search", scale, folder), scale)
+    except records.RecordError:
+        raise
+    except ValueError:
+        return choose(recorded("search", scale, shipped), scale)
+
+
+def recorded(name: str, scale: Scale, folder: str | Path) -> list[dict]:
+    """The runs of an experiment, in the order of its grid and then by seed, each with the label of its cell."""
+    found = _by_config(*records.version(folder))
+    return [
+        {"label": cell.label} | run
+        for cell in cells_of(name, scale, folder)
+        for run in found.get(cell.config.identity(0), ())
+        if cell.seeds is None or run["seed"] in cell.seeds
+    ]
+
+
+@lru_cache(maxsize=16)
+def _by_config(*version) -> dict[str, list[dict]]:
+    """The runs of a folder by the identity that they would have with seed 0, each list by seed."""
+    found: dict[str, list[dict]] = {}
+    for run in sorted(records.read_version(*version).values(), key=lambda run: run["seed"]):
+        found.setdefault(run["config"].identity(0), []).append(run)
+    return found
+
+
+def unasked(folder: str | Path) -> list[str]:
+    """The ids of recorded runs that no experiment at any scale asks for any more; they are kept all the same."""
+    known = set()
+    for scale in SCALES.values():
+        for name in NAMES:
+            try:
+                known |= {cell.config.identity(0) for cell in cells_of(name, scale, folder)}
+            except records.RecordError:
+                raise
+            except ValueError:  # its learning rates are not known
+                pass
+    return [run_id for run_id, run in records.read_all(folder).items() if run["config"].identity(0) not in known]
+
+
 class Results:
     """The runs of one experiment at one scale, to ask for numbers by label.
 
@@ -103,11 +165,16 @@ class Results:
     """
 
     def __init__(self, name: str, scale: str = "laptop", folder: str | Path | None = None):
-        if name not in NAMES or scale not in SCALES:
-            known = f"{', '.join(NAMES)}; scales: {', '.join(SCALES)}"
-            raise ValueError(f"Unknown experiment or scale: {name}, {scale}. Known experiments: {known}.")
+        check_name(name)
+        if scale not in SCALES:
+            raise ValueError(f"Unknown scale {scale!r}{closest(scale, SCALES)}; known: {', '.join(SCALES)}.")
         self.name, self.scale = name, SCALES[scale]
-        runs = records.read(records.path_of(folder or records.shipped(), scale, name))
+        try:
+            runs = recorded(name, self.scale, records.shipped() if folder is None else folder)
+        except records.RecordError:
+            raise
+        except ValueError:  # no search at this scale, so nothing that could be asked for
+            runs = []
         self.runs = [run for run in runs if "result" in run]
         self.failed = [run for run in runs if "error" in run]
 

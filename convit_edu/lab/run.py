@@ -1,13 +1,8 @@
 """One recorded run: build, train, measure; and the process that it runs in. `campaign` starts many of them."""
 
 import copy
-import json
-import multiprocessing
-import os
 import platform
-import signal
 import subprocess
-import threading
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,16 +10,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import data
 from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
+from ..beyond.single_softmax import PSAConViT
 from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
-from ..train import Recipe, evaluate, pick_device, train
+from ..train import evaluate, pick_device, train
 from . import records
-from .experiments import build
+from .run_config import RunConfig
 
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
@@ -80,26 +75,25 @@ def dataset(name: str, root: str | None) -> data.Dataset:
     return data.load(name, root)
 
 
-def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
+def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpoint: str | None) -> dict:
     """Train and measure one run: {"result", "history", "meta"} and, where asked for, bytes to keep beside it."""
     images = images_of(config, seed, root)
     model, before, earlier = starting_model(config, seed, device, root)
-    recipe = Recipe(**config["recipe"], seed=seed)
-    probed, loss, measure = config.get("probe", False), None, None
+    recipe, loss, measure = replace(config.recipe, seed=seed), None, None
     on_device = images.to(pick_device(device))
-    if probed:
-        measure = Probe(on_device, recipe.steps if "save" in config else None)
-    if "teacher" in config:
-        teacher, seconds = model_before(config["teacher"], seed, device, root)
+    if config.probe:
+        measure = Probe(on_device, recipe.steps if config.save else None)
+    if config.teacher:
+        teacher, seconds = model_before(config.teacher, seed, device, root)
         loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
     compiled = device.startswith("cuda")
     history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
     moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
     result |= before
-    if "teacher" in config:
+    if config.teacher:
         result["teacher"] = advice(model, teacher, on_device)
-    if probed:
+    if config.probe:
         result |= {"masking": masked_accuracy(model, on_device, device), "metric": both_metrics(model, on_device)}
     stretch = max(1, len(history.loss) // LOSS_POINTS)
     losses = [history.loss[start : start + stretch] for start in range(0, len(history.loss), stretch)]
@@ -111,50 +105,49 @@ def perform(config: dict, seed: int, device: str, root: str | None, checkpoint: 
         },
         "meta": metadata(device, images, earlier + history.seconds),
     }  # fmt: skip
-    if "save" in config:
-        run_id = records.identity(config, seed)
+    if config.save:
+        run_id = config.identity(seed)
         answer["weights"] = records.checkpoint_bytes(model, run_id)
         answer["moments"] = records.moments_bytes(model, moments, run_id)
     return answer
 
 
-def images_of(config: dict, seed: int, root: str | None) -> data.Dataset:
+def images_of(config: RunConfig, seed: int, root: str | None) -> data.Dataset:
     """The images that a configuration trains and tests on."""
-    images = dataset(config["data"], root)
-    if config.get("held_out"):
+    images = dataset(config.data, root)
+    if config.held_out:
         images = images.held_out()  # the same tenth for every seed and arm
-    if config["fraction"] < 1:
-        images = images.subset(fraction=config["fraction"], seed=seed)
-    if some := config.get("test_images"):
+    if config.fraction < 1:
+        images = images.subset(fraction=config.fraction, seed=seed)
+    if some := config.test_images:
         images = replace(images, test_images=images.test_images[:some], test_labels=images.test_labels[:some])
     return images
 
 
 @lru_cache(maxsize=8)
-def _trained(text: str, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
-    config = json.loads(text)
-    model, compiled = build(config, seed), device.startswith("cuda")
-    recipe = Recipe(**config["recipe"], seed=seed)
+def _trained(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+    model, compiled = config.build(seed), device.startswith("cuda")
+    recipe = replace(config.recipe, seed=seed)
     history = train(model, images_of(config, seed, root), recipe, device, compile=compiled)
     return model.eval(), history.seconds
 
 
-def model_before(config: dict, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+def model_before(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
     """A model that a run needs trained before it, and the seconds that took; trained once for all runs of a process."""
-    return _trained(json.dumps(config, sort_keys=True), seed, device, root)
+    return _trained(config, seed, device, root)
 
 
-def starting_model(config: dict, seed: int, device: str, root: str | None) -> tuple[nn.Module, dict, float]:
+def starting_model(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, dict, float]:
     """The model that a run trains, what is to be recorded of it beforehand, and the seconds spent on it already.
 
-    With "start" in the configuration it is a network trained before, with "recast" as GPSA layers.
+    Where the configuration has a `start` it is a network trained before; with `recast`, as GPSA layers.
     """
-    if "start" not in config:
-        return build(config, seed), {}, 0.0
-    trained, seconds = model_before(config["start"], seed, device, root)
+    if config.start is None:
+        return config.build(seed), {}, 0.0
+    trained, seconds = model_before(config.start, seed, device, root)
     images, model = images_of(config, seed, root), copy.deepcopy(trained).train()
     before = {"start": evaluate(model, images, device)}
-    if how := config.get("recast"):
+    if how := config.recast:
         exact = recast(model, how["strength"], seed=seed)
         before["recast"] = evaluate(exact, images, device)
         model = recast(model, **how, seed=seed)
@@ -170,9 +163,9 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
                                                                images.train_labels),
     ):  # fmt: skip
         said = predictions(teacher, pictures, images)
-        found[name] = round(100 * (said == labels).double().mean().item(), 2)
+        found[name] = round(100 * (said == labels).cpu().double().mean().item(), 2)
     said, own = (predictions(model, images.test_images, images) for model in (teacher, student))
-    return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
+    return found | {"agreement": round(100 * (said == own).cpu().double().mean().item(), 2)}
 
 
 def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
@@ -180,7 +173,7 @@ def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
     layers = gpsa_layers(model)
-    if layers and layers[0].mixing == "gated":
+    if layers and not isinstance(model, PSAConViT):  # which has no gates
         for what, gate in (("content", 1), ("position", 0)):
             found[what] = []  # masked in the first layer, in the first two, ...
             for number in range(1, len(layers) + 1):
@@ -237,17 +230,3 @@ def _output(*command: str) -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def start_worker(threads: int) -> None:
-    """Prepare a process: its threads, no answer to Ctrl-C (the parent's), and an end when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ["CONVIT_EDU_PROGRESS"] = "0"
-    tqdm.set_lock(threading.RLock())  # tqdm's own is the system's, and left behind where a process is killed
-    torch.set_num_threads(threads)
-
-    def follow() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

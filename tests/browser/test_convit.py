@@ -26,12 +26,15 @@ SETTINGS = {
 
 # Runs some pictures through a network and gives all logits and maps as the bytes of float32.
 FORWARD = """([name, how, count]) => {
-  const engine = window.convitEngine, pictures = convitData.pictures, network = engine.unpack(convitData[name]), found = [];
-  const pixels = engine.bytes(pictures.text);
+  const engine = window.convitEngine, pictures = convitData.pictures, pixels = engine.bytes(pictures.text);
+  const network = engine.unpack(convitData[name]), found = [];
   for (let k = 0; k < count; k++) {
-    const run = engine.forward(network, pixels.subarray(784 * k, 784 * (k + 1)), pictures, { ...how, maps: true });
-    const logits = engine.forward(network, pixels.subarray(784 * k, 784 * (k + 1)), pictures, how).logits;
-    found.push(run.logits, logits, ...run.layers.flatMap(({ content, position, mixed }) => position ? [content, position, mixed] : [mixed]));
+    const one = pixels.subarray(784 * k, 784 * (k + 1));
+    const run = engine.forward(network, one, pictures, { ...how, maps: true });
+    found.push(run.logits, engine.forward(network, one, pictures, how).logits);
+    for (const { content, position, mixed } of run.layers) {
+      found.push(...(position ? [content, position, mixed] : [mixed]));
+    }
   }
   const whole = new Float32Array(found.reduce((sum, part) => sum + part.length, 0));
   found.reduce((at, part) => (whole.set(part, at), at + part.length), 0);
@@ -103,7 +106,8 @@ def test_logits_and_every_map_are_the_packages(new_page, address, models, pictur
 
 
 SCORE = """([refuse, how]) => new Promise((done) => {
-  const engine = window.convitEngine, pictures = { ...convitData.pictures, pixels: engine.bytes(convitData.pictures.text) };
+  const engine = window.convitEngine, given = convitData.pictures;
+  const pictures = { ...given, pixels: engine.bytes(given.text) };
   const nets = ["convit", "deit"].map((name) => engine.unpack(convitData[name])), told = [];
   const score = engine.scorer(pictures, 2);
   let ticks = 0;
@@ -146,8 +150,8 @@ def test_erf_and_float16(new_page, address):
     np.testing.assert_allclose(found, torch.erf(torch.tensor(x)).numpy(), rtol=0, atol=2e-7)
     bits = np.arange(0, 65536, 7, dtype=np.uint16)
     numbers = np.nan_to_num(bits.view(np.float16).astype(float), nan=12345.0, posinf=1e9, neginf=-1e9)
-    told = page.evaluate("all => all.map(convitEngine.half).map(x => x !== x ? 12345 : Math.max(-1e9, Math.min(1e9, x)))",
-                         bits.tolist())  # fmt: skip
+    finite = "x => x !== x ? 12345 : Math.max(-1e9, Math.min(1e9, x))"
+    told = page.evaluate(f"all => all.map(convitEngine.half).map({finite})", bits.tolist())
     assert told == numbers.tolist()
 
 
@@ -156,7 +160,7 @@ DAMAGE = {
     "no number": (lambda packed: packed | {"text": networks.as_text(b"\xff\xff" * (len(packed["text"]) // 5 * 2))},
                   "holds what is no number"),
     "another grid": (lambda packed: packed | {"config": packed["config"] | {"grid": [6, 7]}}, "do not fit the network"),
-    "another width": (lambda packed: packed | {"config": packed["config"] | {"num_heads": 7}}, "do not fit the network"),
+    "other heads": (lambda packed: packed | {"config": packed["config"] | {"num_heads": 7}}, "do not fit the network"),
 }  # fmt: skip
 
 

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ...beyond.recast import PatchCNN, multiply_adds, recast
+from ...beyond.cost import multiply_adds
+from ...beyond.recast import PatchCNN, recast
 from ...positions import kernel_centres
 from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
 

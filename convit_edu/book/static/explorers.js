@@ -17,6 +17,17 @@ function positional([wx, wy, wd], [rows, columns], query) {
   return axis(wy, rows, Math.floor(query / columns)).flatMap((share) => across.map((other) => share * other));
 }
 
+// A picture seen through the positional attention of a head, each pixel a token: along the rows, then along the columns.
+function looked([wx, wy, wd], values, [rows, columns]) {
+  const along = (w, size) => Array.from({ length: size }, (_, at) =>
+    softmax(Array.from({ length: size }, (_, k) => w * (k - at) + wd * (k - at) ** 2)));
+  const across = along(wx, columns), down = along(wy, rows), half = [];
+  for (let r = 0; r < rows; r++) {
+    for (const shares of across) half.push(shares.reduce((sum, share, k) => sum + share * values[r * columns + k], 0));
+  }
+  return down.flatMap((shares) => across.map((_, c) => shares.reduce((sum, share, k) => sum + share * half[k * columns + c], 0)));
+}
+
 // v_pos of a head with strength alpha and centre (x, y), Eq 5; and the initial centres of so many heads.
 const gaussian = (alpha, [x, y]) => [2 * alpha * x, 2 * alpha * y, -alpha];
 function centres(heads) {
@@ -45,6 +56,14 @@ function colour(share) {
 }
 
 // --- parts
+
+// Grey values, 0 to 255, on a canvas.
+function draw(canvas, values, high, wide) {
+  [canvas.width, canvas.height] = [wide, high];
+  const context = canvas.getContext("2d"), image = context.createImageData(wide, high);
+  values.forEach((value, k) => image.data.set([value, value, value, 255], 4 * k));
+  context.putImageData(image, 0, 0);
+}
 
 // Leave only those entries of a list whose number passes, and go to the first if the chosen one does not.
 function allow(list, passes) {
@@ -155,25 +174,59 @@ function tryToBuild(root) {
 // --- the kinds: each returns what draws it and gives the numbers drawn
 
 const KINDS = {
-  positional({ strength, heads, head, x, y, size }, data, view) {
+  positional({ strength, heads, head, x, y, size, filter, picture, common }, data, view, root) {
+    const [high, wide] = data.size, pixels = Uint8Array.from(atob(data.pixels), (sign) => sign.charCodeAt(0));
+    if (pixels.length !== picture.options.length * high * wide) throw Error(`${picture.options.length} pictures need more pixels`);
+    const canvases = [...root.querySelectorAll(".shot canvas")], cells = root.querySelectorAll(".kernel td");
     return () => {
-      const number = +heads.value, all = centres(number), shape = [+size.value, +size.value];
+      const number = +heads.value, all = centres(number), shape = [+size.value, +size.value], alpha = +strength.value;
       allow(head, (h) => h < number || (h === 16 && number > 1)); // 16: the mean of all
+      allow(filter, (n) => n < 2 || number === 9); // 0: this head alone, 1: the mean, the others: 3 x 3 kernels
       x.disabled = y.disabled = number > 1;
       if (number > 1 && all[head.value]) [x.value, y.value] = all[head.value];
       const used = all[head.value] ? [[+x.value, +y.value]] : all;
-      const over = (on, at) => mean(used.map((centre) => positional(gaussian(+strength.value, centre), on, at)));
+      const over = (on, at) => mean(used.map((centre) => positional(gaussian(alpha, centre), on, at)));
       if (shape[0] !== view.shape[0]) (view.shape = shape), view.centre();
       const attention = over(shape, view.query), kernel = over([7, 7], 24), top = Math.max(...attention, ...kernel);
-      view.grids[2]([7, 7], view.near, 24, heat(kernel, top));
-      view.show([attention], `Kernel at ${offset(24, view.near, 7)}: ${shown(kernel[view.near])}.`, top);
-      view.write("summary", `Standard deviation of a head: ${Math.sqrt(0.5 / strength.value).toFixed(2)} patches.`);
-      return { attention, kernel };
+      const scale = common.checked ? top : undefined;
+      view.grids[2]([7, 7], view.near, 24, heat(kernel, scale ?? Math.max(...kernel)));
+      view.show([attention], `Kernel at ${offset(24, view.near, 7)}: ${shown(kernel[view.near])}.`, scale);
+      view.write("summary", alpha ? `Standard deviation of a head: ${Math.sqrt(0.5 / alpha).toFixed(2)} patches.`
+        : "At strength 0 a head looks at every patch alike.");
+      // What the heads are worth, and the kernel and the picture that they make together.
+      const by = number > 1 ? all : used, alone = +head.value < number ? +head.value : undefined;
+      const worth = by.map((_, h) => filter.value > 1 ? data.filters[filter.value][h]
+        : filter.value === "1" || alone === undefined ? 1 / by.length : +(h === alone || by.length === 1));
+      const sum = (maps) => maps[0].map((_, k) => maps.reduce((total, map, h) => total + worth[h] * map[k], 0));
+      const together = sum(by.map((centre) => positional(gaussian(alpha, centre), [7, 7], 24)));
+      const near = [16, 17, 18, 23, 24, 25, 30, 31, 32].map((k) => together[k]);
+      near.forEach((value, k) => (cells[k].textContent = value.toFixed(2).replace(/^-(0.00)$/, "$1").replace("-", "−")));
+      const before = pixels.subarray(picture.value * high * wide, (+picture.value + 1) * high * wide);
+      const after = sum(by.map((centre) => looked(gaussian(alpha, centre), before, [high, wide])));
+      const exact = sum(by.map(([dx, dy]) => Array.from(before, (_, k) => {
+        const [c, r] = [k % wide + dx, Math.floor(k / wide) + dy];
+        return c >= 0 && c < wide && r >= 0 && r < high ? before[Math.floor(r) * wide + Math.floor(c)] : 0;
+      })));
+      const inner = after.map((value, k) => k % wide > 2 && k % wide < wide - 3 && k >= 3 * wide && k < (high - 3) * wide
+        ? Math.abs(value - exact[k]) : 0);
+      [before, after, exact].forEach((values, n) => draw(canvases[n], values.map(Math.abs), high, wide));
+      const whole = by.every((centre) => centre.every(Number.isInteger));
+      view.write("compared", whole ? `Away from the border the two differ by at most ${Math.max(...inner).toFixed(1)} of 255 grey levels.`
+        : "These centres lie between pixels: no kernel of whole pixels equals them.");
+      canvases[2].parentElement.toggleAttribute("hidden", !whole);
+      return { attention, kernel, near, after, exact };
     };
   },
 
   // Python has drawn a chart for each cell and put its numbers into words; here one is chosen and read.
   curves({ steps, share, when }, { cells, left, width }, view, root) {
+    for (const { x, values, words } of cells) {
+      const all = values.flatMap((each) => Object.values(each).map(([mean]) => mean)), long = +when.max;
+      if ([x, values, words].some((part) => part.length !== long) || cells.length !== root.querySelectorAll(".chart").length) {
+        throw Error(`${cells.length} curves do not have ${long} points each`);
+      }
+      if (![...x, ...all].every(Number.isFinite)) throw Error("a curve holds what is no number");
+    }
     return () => {
       const there = (s) => cells.findIndex((cell) => cell.steps === +steps.value && cell.share === s);
       allow(share, (s) => there(s) >= 0);

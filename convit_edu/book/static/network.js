@@ -32,7 +32,7 @@ const stored = (k) => pictures.pixels.subarray(k * each, (k + 1) * each);
 // --- state: what the controls do not hold themselves
 
 const forced = Array.from({ length: L }, () => Array(H).fill(null)); // gates in place of the learned ones
-let runs, how, before = stored(data.picture);
+let runs, how, before = stored(data.picture), ran = {};
 const own = new Uint8Array(each); // the reader's drawing
 const { write } = view, on = (name) => !!form[name]?.checked, number = (name, otherwise = 0) => +(form[name]?.value ?? otherwise);
 const layer = () => number("layer", data.layer), head = () => number("head", data.head);
@@ -226,7 +226,11 @@ return (changed) => {
   if (!drawing) before = stored(chosen());
   const pixels = drawing ? own : before;
   how = { gates: forced.map((gates) => [...gates]), order: plain ? undefined : moves, positions: !on("zero") };
-  runs = networks.map((network) => engine.forward(network, pixels, pictures, { ...how, maps: true }));
+  const input = JSON.stringify([how, chosen()]), looked = [view.query, layer(), head(), number("which"), number("asks")].join();
+  const fresh = drawing || input !== ran.input || networks[0] !== ran.network;
+  if (fresh) runs = networks.map((network) => engine.forward(network, pixels, pictures, { ...how, maps: true }));
+  const redraw = fresh || looked !== ran.view; // reading another key changes neither networks nor boards
+  ran = { input, network: networks[0], view: looked };
 
   const canvas = view.canvas ||= document.createElement("canvas");
   paint(canvas, pixels, moves);
@@ -243,7 +247,7 @@ return (changed) => {
     const top = on("common") ? common : Math.max(...(map ?? [1]));
     view.grids[k + 1]([rows, columns], cursor, query, map ? heat(map, top) : (cell) => ((cell.style.backgroundColor = "#0000"), "none"));
   });
-  boards.forEach(drawBoard);
+  if (redraw) boards.forEach(drawBoard);
 
   const chances = runs.map(({ logits }) => probabilities(logits)), truth = drawing ? -1 : pictures.labels[chosen()];
   answers?.querySelectorAll("tbody tr").forEach((line, c) => {

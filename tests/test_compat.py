@@ -1,0 +1,162 @@
+"""The script behind `make compat`, and the limits that the installation knows."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def compat():
+    spec = importlib.util.spec_from_file_location("compat", ROOT / "scripts" / "compat.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stub(folder: Path, name: str, says: str) -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{says}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+def test_every_python_that_makes_environments_is_found_once_oldest_first(compat, tmp_path):
+    places = [
+        stub(tmp_path, "a/python3", "echo /usr/bin/python3 3 13 0"),
+        stub(tmp_path, "b/python3.13", "echo /elsewhere 3 13 0"),
+        stub(tmp_path, "c/python3.9", "echo /old 3 9 1"),
+        stub(tmp_path, "d/python3", "echo /with a space/python3 3 11 2"),
+        stub(tmp_path, "e/python3", "exit 1"),  # no venv module
+        stub(tmp_path, "f/python3-config", "echo /no 3 12 0"),
+        stub(tmp_path, "shims/python3", "echo /shim 3 12 0"),
+    ]
+    found = compat.pythons(places)
+    assert found == {"3.11.2": "/with a space/python3", "3.13.0": "/usr/bin/python3"}
+    assert compat.rows(found) == [
+        "3.11.2-pinned", "3.11.2-newest", "3.13.0-pinned", "3.13.0-newest", "3.11.2-lowest",
+    ]  # fmt: skip
+    assert compat.rows({}) == []
+
+
+def test_lowest_versions_are_the_bounds(compat, tmp_path):
+    project = tmp_path / "pyproject.toml"
+    project.write_text("""[project]
+name = "own"
+dependencies = ["torch>=2.5"]
+[project.optional-dependencies]
+chapters = ["timm>=1.0.22"]
+book = ["own[chapters]", "jupyter-book>=1.0.4.post1,<2", "exact==0.0.2"]
+test = ["own[chapters]", "pytest>=8.2"]
+""", encoding="utf-8")  # fmt: skip
+    assert set(compat.lowest(project)) == {
+        "torch==2.5", "timm==1.0.22", "jupyter-book==1.0.4.post1", "exact==0.0.2", "pytest==8.2",
+    }  # fmt: skip
+    project.write_text(project.read_text(encoding="utf-8").replace("pytest>=8.2", "pytest"), encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"give a lower bound, .* for pytest"):
+        compat.lowest(project)
+    assert "torch==2.5" in compat.lowest(ROOT / "pyproject.toml")
+
+
+def test_a_row_is_installed_tested_kept_and_not_repeated(compat, tmp_path, monkeypatch):
+    """Without an index: the environment is this one, and the repository has two small tests."""
+    repository = tmp_path / "repository"
+    for name, text in {
+        "pyproject.toml": "", "constraints.txt": "", "tests/test_a.py": "def test_a(): pass\ndef test_b(): assert 0",
+        "book/02-a.ipynb": '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}',
+        "book/03-b.ipynb": "not one of the chapters",
+    }.items():  # fmt: skip
+        (repository / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / name).write_text(text, encoding="utf-8")
+    who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", *arguments], cwd=repository, check=True)
+    monkeypatch.setattr(compat, "ROOT", repository)
+    monkeypatch.setattr(compat, "install", lambda folder, python, kind, uv: {"torch": "2.5.0"})
+    monkeypatch.setattr(compat, "inside", lambda venv: sys.executable)
+    monkeypatch.setattr(compat, "pythons", lambda: {"3.11.2": "nowhere"})
+    monkeypatch.setattr(sys, "argv", ["compat.py", "3.11-pinned", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="1 of 1 rows failed"):
+        compat.main()
+    stored = tmp_path / "out" / "3.11.2-pinned" / "result.json"
+    result = json.loads(stored.read_text(encoding="utf-8"))
+    assert result["tests"] == "1 failed, 1 passed: tests/test_a.py::test_b"
+    assert "no tests ran" in (stored.parent / "chapters.log").read_text(encoding="utf-8")
+    stored.write_text(json.dumps(result | {"tests": "2 passed", "chapters": "9 passed"}), encoding="utf-8")
+    compat.main()  # nothing is repeated: what is stored counts
+    subprocess.run(["git", *who, "commit", "-qm", "two", "--allow-empty"], cwd=repository, check=True)
+    with pytest.raises(SystemExit, match="1 of 1 rows failed"):
+        compat.main()  # another commit
+
+
+def test_a_failed_installation_is_a_row_of_the_table(compat, tmp_path, monkeypatch):
+    def fails(*arguments):
+        raise compat.Stopped("ERROR: No matching distribution | torch")
+
+    monkeypatch.setattr(compat, "command", fails)
+    result = compat.run("3.11.2-newest", "nowhere", tmp_path, "0" * 40, False, False)
+    assert not compat.passed(result) and "No matching distribution / torch" in compat.table([result])
+
+
+def test_an_unknown_row_is_named():
+    command = [sys.executable, ROOT / "scripts" / "compat.py", "2.7-newest"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYENV_ROOT": "/nowhere"})
+    assert done.returncode == 1 and "there is no row 2.7-newest; there are 3." in done.stderr
+
+
+# --- the files
+
+
+def requirements(extra: str) -> list[Requirement]:
+    table = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = table["optional-dependencies"]
+    asked = map(Requirement, [*table["dependencies"], *extras["chapters"], *extras[extra]])
+    return [one for one in asked if one.name != "convit_edu"]
+
+
+PINS = [
+    Requirement(line)
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@pytest.mark.parametrize("full", ["3.11.2", "3.11.9", "3.12.0", "3.13.0", "3.14.0"])
+@pytest.mark.parametrize("extra", ["book", "test"])
+def test_each_requirement_has_one_pin_that_fits_its_bound(full, extra):
+    where = {"python_version": full.rpartition(".")[0], "python_full_version": full}
+    pins = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate(where)]
+    names = [normal(pin.name) for pin in pins]
+    assert len(names) == len(set(names))
+    by_name = dict(zip(names, pins))
+    for one in requirements(extra):
+        (version,) = by_name[normal(one.name)].specifier
+        assert one.specifier.contains(version.version), f"{one} and {by_name[normal(one.name)]}"
+
+
+def test_conda_and_binder_install_the_pins():
+    assert "-c constraints.txt" in (ROOT / "environment.yml").read_text(encoding="utf-8")
+    lines = (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    (pins,) = [line.removeprefix("-c ") for line in lines if line.startswith("-c ")]
+    assert (ROOT / ".binder" / pins).resolve() == ROOT / "constraints.txt"
+
+
+def test_the_font_cache_is_there_before_the_first_kernel(tmp_path):
+    """On a fresh account matplotlib builds it, and says so on stderr where that takes long: in a kernel, an output."""
+    command = [sys.executable, "-c", "import runpy; runpy.run_path('conftest.py')"]
+    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"MPLCONFIGDIR": str(tmp_path)})
+    assert list(tmp_path.glob("fontlist*.json"))
