@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -192,6 +193,7 @@ class ConViT(nn.Module):
     """
 
     local_layer: type[GPSA] = GPSA
+    blocks: Any  # an nn.ModuleList, which cannot say that it holds `Block`s
 
     def __init__(self, **settings):
         super().__init__()
@@ -223,7 +225,7 @@ class ConViT(nn.Module):
     @property
     def num_classes(self) -> int:
         """How many numbers the head gives: what its last linear layer says, and 0 for `nn.Identity` (features)."""
-        sizes = [module.out_features for module in self.head.modules() if hasattr(module, "out_features")]
+        sizes: list[Any] = [module.out_features for module in self.head.modules() if hasattr(module, "out_features")]
         return sizes[-1] if sizes else 0
 
     @property

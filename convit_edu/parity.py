@@ -11,6 +11,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
@@ -50,7 +51,7 @@ def from_timm(source: str | nn.Module, pretrained: bool = False) -> ConViT:
     state = dict(source.state_dict())
     if not isinstance(source, ConVit):
         state = _fold_class_position(state, source)
-    model = ConViT(**_config_of(source)).to(source.pos_embed)
+    model = ConViT(**_config_of(source)).to(state["pos_embed"])
     unlike = ValueError(
         f"{kind} has parts that ConViT lacks; give a ConViT, or a plain DeiT or ViT with a class token."
     )
@@ -58,9 +59,10 @@ def from_timm(source: str | nn.Module, pretrained: bool = False) -> ConViT:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise unlike from error
-    for ours, theirs in zip(model.blocks, source.blocks, strict=True):
+    theirs: Any
+    for ours, theirs in zip(model.blocks, source.get_submodule("blocks").children(), strict=True):
         path = theirs.drop_path if isinstance(source, ConVit) else theirs.drop_path1
-        ours.drop_path_rate = getattr(path, "drop_prob", 0.0)
+        ours.drop_path_rate = getattr(path, "drop_prob", 0.0)  # nn.Identity has none
     if not _same_logits(model, source):  # another activation, say, leaves no trace in a state dict
         raise unlike
     return model.train(source.training)
@@ -144,7 +146,7 @@ def _same_logits(model: ConViT, source: nn.Module) -> bool:
     return difference < torch.finfo(image.dtype).eps ** 0.5
 
 
-def _fold_class_position(state: dict[str, Tensor], source: nn.Module) -> dict[str, Tensor]:
+def _fold_class_position(state: dict[str, Tensor], source: Any) -> dict[str, Tensor]:
     """A ViT's state dict in our layout: the first row of pos_embed (1, 1 + N, D) belongs to the class token."""
     patches = source.patch_embed.num_patches
     if "cls_token" not in state or state["pos_embed"].shape[1] != patches + 1:
@@ -154,7 +156,7 @@ def _fold_class_position(state: dict[str, Tensor], source: nn.Module) -> dict[st
     return state
 
 
-def _config_of(source: nn.Module) -> dict:
+def _config_of(source: Any) -> dict:
     """The settings of the ConViT that a timm model corresponds to."""
     if source.global_pool != "token":
         raise ValueError(f"timm's global_pool={source.global_pool!r} has no equal here; use global_pool='token'.")
@@ -198,8 +200,8 @@ def to_timm(model: ConViT) -> nn.Module:
     ]
     if differing:
         raise ValueError(f"timm's ConViT has no equal to this model's {', '.join(differing)}.")
-    shared = ("patch_size", "in_chans", "num_classes", "depth", "num_heads", "mlp_ratio", "qkv_bias")
-    shared += ("local_up_to_layer", "locality_strength", "drop_path_rate")
+    shared = ["patch_size", "in_chans", "num_classes", "depth", "num_heads", "mlp_ratio", "qkv_bias"]
+    shared += ["local_up_to_layer", "locality_strength", "drop_path_rate"]
     twin = ConVit(
         img_size=config["img_size"][0],
         embed_dim=config["embed_dim"] // config["num_heads"],  # timm multiplies it by the heads

@@ -30,7 +30,7 @@ from . import records
 from .experiments import LEARNING_RATES, Cell, Settings, check_name, closest, grid
 from .results import cells_of, settings, unasked
 from .run import dataset, perform
-from .run_config import NETWORKS, RunConfig
+from .run_config import RunConfig, create
 from .scales import SCALES, Scale
 
 ELSEWHERE = "elsewhere"  # what `do` answers where another process has a run in its hands
@@ -108,8 +108,8 @@ def arithmetic(config: RunConfig) -> float:
 @lru_cache
 def _forward(data: str, network: str, model: str) -> int:
     sides = {"fashion_mnist_5k": (28, 28), "cifar100": (32, 32), "imagenette": (96, 96)}[data]
-    model = NETWORKS[network](**json.loads(model))
-    return multiply_adds(model, (model.config["in_chans"], *sides))
+    built = create(network, json.loads(model))
+    return multiply_adds(built, (built.config["in_chans"], *sides))
 
 
 def default_jobs(device: torch.device) -> int:

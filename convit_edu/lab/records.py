@@ -208,7 +208,8 @@ def checkpoint(
         keys = [key for key in file.keys() if key.startswith(start)]
         if not keys:
             raise KeyError(f"no weights after {step} steps")
-        model = ConViT(**config)
+        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
+        model = ConViT(**{key: value for key, value in config.items() if retired.get(key, ...) != value})
         model.load_state_dict({key.removeprefix(start): file.get_tensor(key).float() for key in keys})
         return model.eval()
 

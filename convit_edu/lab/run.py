@@ -163,9 +163,9 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
                                                                images.train_labels),
     ):  # fmt: skip
         said = predictions(teacher, pictures, images)
-        found[name] = round(100 * (said == labels).double().mean().item(), 2)
+        found[name] = round(100 * (said == labels).cpu().double().mean().item(), 2)
     said, own = (predictions(model, images.test_images, images) for model in (teacher, student))
-    return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
+    return found | {"agreement": round(100 * (said == own).cpu().double().mean().item(), 2)}
 
 
 def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:

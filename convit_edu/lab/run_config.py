@@ -23,6 +23,13 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 
 
+def create(network: str, model: dict) -> nn.Module:
+    """One of `NETWORKS` with these arguments; "mixing" among them, as records have it, says which ConViT it is."""
+    given = {name: value for name, value in model.items() if name != "mixing"}
+    single_softmax = model.get("mixing") == "single_softmax"
+    return (PSAConViT if single_softmax else NETWORKS[network])(**given)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that decides a run's numbers but its seed, which fixes subset, initial weights, order, augmentation.
@@ -103,9 +110,7 @@ class RunConfig:
         """The model with its initial weights and with what is frozen; torch's random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            given = dict(self.model)
-            single = given.pop("mixing", "gated") == "single_softmax"
-            model = (PSAConViT if single else NETWORKS[self.network])(**given)
+            model = create(self.network, self.model)
             if self.initial:
                 STARTS[self.initial](model)
         for layer in gpsa_layers(model) if self.freeze else ():
