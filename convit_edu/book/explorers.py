@@ -210,7 +210,7 @@ def network_explorer(
     for name, model in models.items():
         for kind, gate in (("mixture", None), ("content", 0), ("position", 1)) if name == "convit" else (("", None),):
             weights = _of_layer(model, x, layer, gate)[head]  # (N, N)
-            rows_of[kind or "DeiT"] = weights[place - rows * columns, -rows * columns :].double().numpy()
+            rows_of[kind or "DeiT"] = weights[place - rows * columns, -rows * columns :].cpu().double().numpy()
     with torch.no_grad():
         answers = {arms[name]: data.classes[model(x).argmax()] for name, model in models.items()}
     says = ", ".join(f"{name} says {answer}" for name, answer in answers.items())

@@ -149,8 +149,6 @@ def run(
         ValueError: an unknown name, scale or device, a record that cannot be read or written, too many jobs.
         FileNotFoundError: the data are not where they should be.
     """
-    from joblib.externals.loky import get_reusable_executor
-
     if scale_name not in SCALES:
         raise ValueError(f"Unknown scale {scale_name!r}{closest(scale_name, SCALES)}; known: {', '.join(SCALES)}.")
     for name in names:  # all of them, before time is spent on the first
@@ -165,6 +163,8 @@ def run(
     if len(names) > 1:
         total = seconds_left(names, scale, out, seeds)
         print(f"{len(names)} experiments, in all about {minutes(total / jobs)}.", flush=True)
+    from joblib.externals.loky import get_reusable_executor
+
     try:
         # One after the other: the rates that search finds decide what comes next.
         return sum(_run_one(name, scale, out, where, jobs, seeds, root) for name in names)
