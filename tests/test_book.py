@@ -207,6 +207,44 @@ def test_the_readme_shows_the_picture_of_the_front_page():
     assert str(script["PICTURE"].relative_to(ROOT)) in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def prose(path):
+    """What a page says: its Markdown, and what its cells display as Markdown."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    shown = [out["data"] for cell in cells for out in cell.get("outputs", []) if "text/markdown" in out.get("data", {})]
+    written = [text(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    return "\n\n".join(written + [text(data["text/markdown"]) for data in shown])
+
+
+def read_aloud(source):
+    """Without displayed formulas, the marks of boxes, and where links lead."""
+    source = re.sub(r"^\$\$.*?^\$\$[^\n]*$", "", source, flags=re.M | re.S)
+    source = re.sub(r"^[`:~]{3,}.*$|^:\w+:.*$", "", source, flags=re.M)
+    source = re.sub(r"\{[\w:]+\}`([^`<]*?) *(?:<[^`]*>)?`", r"\1", source)
+    return re.sub(r"\]\([^)]*\)", "]", source)
+
+
+def test_the_front_page_says_how_long_a_chapter_is_to_read():
+    """200 words a minute, code and formulas apart, rounded up to five minutes; one step of five may be off."""
+    book = ROOT / "book"
+    rows = dict(re.findall(r"^\| \[.*?\]\(([\w-]+)\.ipynb\) \|.*\| (\d+) \|$", prose(book / "intro.ipynb"), re.M))
+    assert rows.keys() >= {path.stem for path in NOTEBOOKS if path.stem[:2].isdigit()}
+    for name, minutes in rows.items():
+        words = len(re.findall(r"[A-Za-z][\w'-]*", read_aloud(prose(book / f"{name}.ipynb"))))
+        assert abs(int(minutes) - 5 * -(-words // 1000)) <= 5, f"{name} has {words:,} words, {words / 200:.0f} minutes"
+
+
+def test_the_readme_opens_as_the_front_page_does():
+    """The headline and the facts are the same sentences; only the links lead elsewhere."""
+    front, readme = (
+        re.sub(r"[\[\]]", "", " ".join(read_aloud(prose(ROOT / name)).split())) for name in ("book/intro.ipynb", "README.md")
+    )
+    facts = re.findall(r"- (\*\*.+?)(?= - | \*\*Three)", front.split("Three ways on")[0] + "Three")
+    assert len(facts) == 3
+    assert all(sentence in readme for sentence in (re.search(r"\*\*.+?\*\*", front)[0], *facts))
+
+
 # --- the rules themselves: a good notebook passes them all, a bad one fails the rule that it was made for
 
 
