@@ -28,7 +28,7 @@ help:
 	@echo "make wheel-test   run every chapter with only the wheel installed"
 	@echo "make compat       test every Python that is found, with the pinned, the newest and the lowest versions (hours)"
 	@echo "make links        ask every link of the book whether it still answers"
-	@echo "make lint         check the code with ruff"
+	@echo "make lint         check the code with ruff, and the pages by the rules of the book"
 	@echo "make pins         renew constraints.txt, with uv"
 	@echo "make clean        remove what was built (what was installed: rm -r .venv)"
 	@echo "The first call makes .venv and installs into it. Options: PYTHON=python3.12 PIP_FLAGS=..."
@@ -111,6 +111,7 @@ links: $(STAMP)
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .
+	@$(PY) scripts/lint_book.py
 
 # torch itself says which of NVIDIA's libraries it needs.
 pins:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from convit_edu import GPSA, SelfAttention
 from convit_edu.parity import relative_difference, timm
+from convit_edu.positions import Grid
 
 SIZES = {"Ti": (192, 4), "S": (432, 9), "B": (768, 16)}  # D, H
 GRIDS = [(7, 7), (14, 14), (28, 28), (48, 80), (64, 64)]
@@ -50,9 +51,12 @@ class Case:
 
 
 class ReadableGPSA(GPSA):
-    """Our GPSA that always stores its attention: weights(x) @ v, the path that dropout on the attention takes."""
+    """Our GPSA that always stores its attention: weights(x) @ v."""
 
-    _dropping = True
+    def forward(self, x: Tensor, grid: Grid | None = None) -> Tensor:
+        (v,) = self._split_heads(self.v(x), 1)  # (B, H, N, d)
+        heads = self.weights(x, grid).to(v.dtype) @ v  # (B, H, N, d)
+        return self.proj(heads.transpose(1, 2).flatten(2))
 
 
 def all_cases(options: argparse.Namespace) -> list[Case]:

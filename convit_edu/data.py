@@ -146,7 +146,7 @@ class Dataset:
     def _per_class(self, fraction):
         """(K,) that share of each class's training images, rounded half up."""
         counts = torch.bincount(self.train_labels.cpu(), minlength=self.num_classes)
-        return torch.floor(fraction * counts.double() + 0.5)
+        return torch.floor(fraction * counts.cpu().double() + 0.5)
 
     def _take(self, index):
         index = index.to(self.train_labels.device)
@@ -257,7 +257,7 @@ def load(name, root=None, size=None, download=False):
 def _dataset(name, train_images, train_labels, test_images, test_labels, classes):
     # Sums of whole numbers are exact, so that mean and std are the same to the bit on every machine.
     counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in train_images.unbind(1)])
-    value, total = torch.arange(256), counts.sum(1).double()  # counts (C, 256)
+    value, total = torch.arange(256), counts.sum(1).cpu().double()  # counts (C, 256)
     mean = (counts * value).sum(1) / total  # (C,), of 0..255
     std = ((counts * value**2).sum(1) / total - mean**2).clamp(min=1).sqrt()  # never 0, even for plain images
     mean, std = (mean / 255).float(), (std / 255).float()

@@ -7,9 +7,10 @@ instead (reference: chapter 09). Chapters 04, 05 and 09 use this module.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .attention import GPSA
 from .model import ConViT
@@ -38,7 +39,7 @@ class NonLocality:
 
 def uniform_nonlocality(grid: Grid) -> float:
     """Non-locality of uniform attention on a grid, in patches: the mean distance between two patches."""
-    return patch_distances(grid, dtype=torch.float64).mean().item()
+    return patch_distances(grid, "cpu", torch.float64).mean().item()
 
 
 def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
@@ -59,17 +60,28 @@ def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return distance.mean((0, 2)), to_class.sum(-1).mean((0, 2))
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within this context a model is in evaluation mode; afterwards, whatever happens, each part is as it was."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 @torch.no_grad()
 def attention_on(model: ConViT, images: Tensor) -> list[Tensor]:
     """The attention (B, H, N, N) of every layer on its true input, for normalised images (B, C, h, w).
 
     The model is left in the mode it was in.
     """
-    training = model.training
-    model.eval()(images, trace := {})
-    found = [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
-    model.train(training)
-    return found
+    trace: dict[str, Tensor] = {}
+    with evaluating(model):
+        model(images, trace)
+        return [model.attention_weights(trace, layer) for layer in range(len(model.blocks))]
 
 
 @torch.no_grad()
@@ -83,18 +95,16 @@ def nonlocality(
     """
     if len(images) == 0:
         raise ValueError("Non-locality is an average over images; pass at least one.")
-    training = model.training
-    model.eval()
-    sums = 0
-    for batch in images.split(batch_size):
-        if shortcut:
-            raw = model.patch_embed(batch)  # (B, N, D)
-            weights = [block.attn.weights(raw, model.grid) for block in model.blocks]
-        else:
-            weights = attention_on(model, batch)
-        layers = [torch.stack(attention_distance(each, model.grid)) for each in weights]
-        sums = sums + torch.stack(layers, dim=1).cpu().double() * len(batch)  # (2, L, H)
-    model.train(training)
+    sums = torch.zeros(())
+    with evaluating(model):
+        for batch in images.split(batch_size):
+            if shortcut:
+                raw = model.patch_embed(batch)  # (B, N, D)
+                weights = [block.attn.weights(raw, model.grid) for block in model.blocks]
+            else:
+                weights = attention_on(model, batch)
+            layers = [torch.stack(attention_distance(each, model.grid)) for each in weights]
+            sums = sums + torch.stack(layers, dim=1).cpu().double() * len(batch)  # (2, L, H)
     distance, class_mass = sums / len(images)
     return NonLocality(distance, class_mass, uniform_nonlocality(model.grid))
 
@@ -118,7 +128,10 @@ def head_geometry(layer: GPSA) -> tuple[Tensor, Tensor]:
     From Eq 5 read backwards: alpha = -w_d, centre = (w_x, w_y) / (2 alpha), and the width is the standard
     deviation 1 / sqrt(2 alpha). A head whose alpha is not positive has learned no Gaussian: both are NaN.
     """
-    w_x, w_y, w_d = layer.pos_proj.weight.cpu().double().unbind(1)  # each (H,)
+    nowhere = torch.zeros(1, 3).to(layer.gating_param)
+    steps = torch.eye(3).to(layer.gating_param)
+    # Called, not read: what a call adds to the weights (an adapter, say) belongs to where the heads look.
+    w_x, w_y, w_d = (layer.pos_proj(steps) - layer.pos_proj(nowhere)).cpu().double().unbind(0)  # each (H,)
     alpha = torch.where(w_d < 0, -w_d, torch.nan)
     return torch.stack((w_x, w_y), dim=1) / (2 * alpha[:, None]), (2 * alpha).rsqrt()
 
@@ -127,12 +140,15 @@ def head_geometry(layer: GPSA) -> tuple[Tensor, Tensor]:
 def forced_gates(model: ConViT, gate: float, layers: int | None = None) -> Iterator[None]:
     """Within this context the first `layers` GPSA layers (all where None) have their gates at `gate` (Table 6).
 
-    1 masks the content, 0 masks the position. ValueError for a gate outside [0, 1] or more layers than there are.
+    1 masks the content, 0 masks the position. ValueError for a gate outside [0, 1], or a number of layers that is
+    not whole or more than there are.
     """
     there_are = len(gpsa_layers(model))
     layers = there_are if layers is None else layers
-    if not 0 <= layers <= there_are:
-        raise ValueError(f"There are {there_are} GPSA layers; {layers} cannot be forced.")
+    if not isinstance(layers, Integral) or not 0 <= layers <= there_are:
+        raise ValueError(f"There are {there_are} GPSA layers; {layers} of them cannot be forced.")
+    if not 0 <= gate <= 1:
+        raise ValueError(f"A gate lies in [0, 1], got {gate}.")
     with gates_at(model, dict.fromkeys(range(layers), gate)):
         yield
 
@@ -145,7 +161,7 @@ def gates_at(model: ConViT, forced: Mapping[int, float]) -> Iterator[None]:
     """
     found = gpsa_layers(model)
     for layer, gate in forced.items():
-        if not 0 <= gate <= 1 or not 0 <= layer < len(found):
+        if not 0 <= gate <= 1 or not isinstance(layer, Integral) or not 0 <= layer < len(found):
             raise ValueError(
                 f"A gate lies in [0, 1] and there are {len(found)} GPSA layers; got {gate} for layer {layer}."
             )

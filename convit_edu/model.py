@@ -4,8 +4,12 @@
 a state dict are timm's, so an official ConViT checkpoint loads with strict=True. Chapter 05 assembles this.
 """
 
+import copy
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,23 +21,120 @@ from .positions import Grid
 POOLS = ("token", "mean")
 
 
+def whole(name: str, value: object, least: int) -> None:
+    """ValueError unless `value` is a whole number of at least `least`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConViTSettings:
+    """What a ConViT, a DeiT or what lies between is made of. ValueError for what cannot be.
+
+    Attributes:
+        img_size: pixels, an int or (height, width); a multiple of `patch_size`.
+        patch_size, in_chans, num_classes: pixels, channels, classes; without classes (0) the model gives the
+            features (B, D) that the head would have read.
+        embed_dim, depth, num_heads, mlp_ratio: D, number of blocks L, H, hidden width of the MLP over D.
+        qkv_bias: biases of queries, keys and values (released ConViT: no; DeiT: yes).
+        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+        local_up_to_layer: number of GPSA blocks, counted from the input; 0 is DeiT.
+        locality_strength, positional_init, identity_values: see `GPSA`.
+        class_token_at: the block before which the class token joins; by default after the last GPSA block,
+            which has no place for a token that is no patch.
+        pool: "token" reads the class token, "mean" the mean of the final patch tokens. With "mean" the class
+            token takes no part; it stays in the state dict and asks for no gradient. With
+            `local_up_to_layer` equal to `depth` no layer is left that a class token could attend in, and
+            the model pools by the mean whatever `pool` says.
+        init_gain: how large the matrices of the blocks start. None: deviation 0.02, which is the paper's, made
+            for widths 192 to 1024. A number g (finite and above 0): deviation
+            g / sqrt(fan-in), so that a block adds as much to its input at any width. 0.02 is g = 0.28 at 192, 0.42
+            at 432 and 0.15 at 54, where a block adds next to nothing to its input and learning begins with a long
+            plateau. The head, `pos_proj`, `cls_token` and `pos_embed` keep 0.02: they add to a signal or end
+            it, and hand none on. `patch_embed.proj` keeps torch's start of a convolution, which follows its
+            fan-in already (deviation 0.58 / sqrt(fan-in)), and identity values stay the identity.
+    """
+
+    img_size: int | Sequence[int] = 224
+    patch_size: int = 16
+    in_chans: int = 3
+    num_classes: int = 1000
+    embed_dim: int = 192
+    depth: int = 12
+    num_heads: int = 4
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = False
+    drop_path_rate: float = 0.0
+    local_up_to_layer: int = 10
+    locality_strength: float = 1.0
+    class_token_at: int | None = None
+    pool: str = "token"
+    positional_init: bool = True
+    identity_values: bool = True
+    init_gain: float | None = None
+
+    def __post_init__(self):
+        for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
+            whole(name, getattr(self, name), least=1)
+        whole("num_classes", self.num_classes, least=0)
+        whole("local_up_to_layer", self.local_up_to_layer, least=0)
+        if self.local_up_to_layer > self.depth:
+            raise ValueError(
+                f"local_up_to_layer must lie between 0 and the depth {self.depth}, got {self.local_up_to_layer}."
+            )
+        if not 1 <= self.mlp_ratio * self.embed_dim < math.inf:
+            raise ValueError(f"mlp_ratio must be finite and leave the MLP a hidden unit, got {self.mlp_ratio}.")
+        if self.init_gain is not None and not 0 < self.init_gain < math.inf:
+            raise ValueError(
+                f"init_gain must be finite and above 0, or None for the paper's start, got {self.init_gain}."
+            )
+        if self.pool not in POOLS:
+            raise ValueError(f"Unknown pool {self.pool!r}; known: {', '.join(POOLS)}.")
+        if self.class_token_at is None:
+            return
+        if self.pools_by == "mean":
+            raise ValueError("class_token_at has no meaning here: a model that pools by the mean has no class token.")
+        whole("class_token_at", self.class_token_at, least=0)
+        if not self.local_up_to_layer <= self.class_token_at < self.depth:
+            raise ValueError(
+                f"class_token_at={self.class_token_at} must be a block after the last GPSA block and within the "
+                f"depth: {self.local_up_to_layer} to {self.depth - 1}."
+            )
+
+    @property
+    def pools_by(self) -> str:
+        """`pool`, but "mean" where GPSA blocks reach to the top."""
+        return "mean" if self.local_up_to_layer == self.depth else self.pool
+
+
 class PatchEmbed(nn.Module):
     """Cut images (B, C, h, w) into patches and project each linearly: (B, N, D), patches row by row.
 
     ValueError for an image size that the patch size does not divide, or an input of another size.
     """
 
-    def __init__(self, img_size: tuple[int, int], patch_size: int, in_chans: int, embed_dim: int):
+    def __init__(self, img_size: int | Sequence[int], patch_size: int, in_chans: int, embed_dim: int):
         super().__init__()
-        if any(side < patch_size or side % patch_size for side in img_size):
-            raise ValueError(
-                f"An image of {img_size[0]} x {img_size[1]} pixels cannot be cut into patches of {patch_size} x "
-                f"{patch_size}; choose an img_size that is a multiple of the patch_size."
-            )
-        self.input_shape = (in_chans, *img_size)
-        self.grid: Grid = (img_size[0] // patch_size, img_size[1] // patch_size)
         # One filter application per patch: the same as a linear layer on its pixels.
         self.proj = nn.Conv2d(in_chans, embed_dim, kernel_size=patch_size, stride=patch_size)
+        self.patch_size, self.in_chans = patch_size, in_chans
+        self.set_img_size(img_size)
+
+    def set_img_size(self, img_size: int | Sequence[int]) -> None:
+        """Take images of this size from now on: pixels, an int or (height, width)."""
+        size = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+        p = self.patch_size
+        if len(size) != 2:
+            raise ValueError(f"img_size is a whole number or (height, width), got {img_size!r}.")
+        for side in size:
+            whole("img_size", side, least=0)
+        if any(side < p or side % p for side in size):
+            raise ValueError(
+                f"An image of {size[0]} x {size[1]} pixels cannot be cut into patches of {p} x {p}; "
+                "choose an img_size that is a multiple of the patch_size."
+            )
+        self.input_shape = (self.in_chans, *size)
+        self.grid: Grid = (size[0] // p, size[1] // p)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or tuple(images.shape[1:]) != self.input_shape:
@@ -47,14 +148,13 @@ class PatchEmbed(nn.Module):
 class Mlp(nn.Module):
     """The feed-forward network of a block: D -> ratio * D -> D with a GELU between."""
 
-    def __init__(self, dim: int, hidden_dim: int, drop: float = 0.0):
+    def __init__(self, dim: int, hidden_dim: int):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
-        self.drop = nn.Dropout(drop)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))  # (B, N, D)
+        return self.fc2(F.gelu(self.fc1(x)))  # (B, N, D)
 
 
 def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
@@ -68,12 +168,12 @@ def drop_path(x: Tensor, rate: float, training: bool) -> Tensor:
 class Block(nn.Module):
     """A pre-norm transformer block around either attention layer."""
 
-    def __init__(self, attn: nn.Module, dim: int, mlp_ratio: float, proj_drop: float):
+    def __init__(self, attn: nn.Module, dim: int, mlp_ratio: float):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), proj_drop)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path_rate = 0.0  # set by the model, which knows the block's depth
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -82,106 +182,63 @@ class Block(nn.Module):
 
 
 class ConViT(nn.Module):
-    """ConViT, DeiT and what lies between.
+    """ConViT; with `local_up_to_layer=0` it is DeiT.
 
     Args:
-        img_size: pixels, an int or (height, width); a multiple of `patch_size` (ValueError otherwise).
-        patch_size, in_chans, num_classes: pixels, channels, classes.
-        embed_dim, depth, num_heads, mlp_ratio: D, number of blocks L, H, hidden width of the MLP over D.
-        qkv_bias: biases of queries, keys and values (released ConViT: no; DeiT: yes).
-        proj_drop_rate, attn_drop_rate: dropout after projections and on attention weights.
-        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
-        local_up_to_layer: number of GPSA blocks, counted from the input; 0 is DeiT.
-        locality_strength, positional_init, identity_values, mixing: see `GPSA`.
-        class_token_at: the block before which the class token joins; by default after the last GPSA block,
-            which has no place for a token that is no patch (ValueError if it would join earlier).
-        pool: "token" reads the class token, "mean" the mean of the final patch tokens. With "mean" the class
-            token takes no part; it stays in the state dict and asks for no gradient. With
-            `local_up_to_layer` equal to `depth` no layer is left that a class token could attend in, and
-            the model pools by the mean whatever `pool` says.
-        init_gain: how large the matrices of the blocks start. None: deviation 0.02, which is the paper's, made
-            for widths 192 to 1024. A number g (finite and above 0, ValueError otherwise): deviation
-            g / sqrt(fan-in), so that a block adds as much to its input at any width. 0.02 is g = 0.28 at 192, 0.42
-            at 432 and 0.15 at 54, where a block adds next to nothing to its input and learning begins with a long
-            plateau. The head, `pos_proj`, `cls_token` and `pos_embed` keep 0.02: they add to a signal or end
-            it, and hand none on. `patch_embed.proj` keeps torch's start of a convolution, which follows its
-            fan-in already (deviation 0.58 / sqrt(fan-in)), and identity values stay the identity.
+        settings: those of `ConViTSettings`, by name; unnamed ones are ConViT-Ti's. ValueError for what cannot be.
+
+    Attributes:
+        pool: "token" or "mean"; class_token_at: the block before which the class token joins.
+        local_layer: what the local layers are; a subclass may name another kind of `GPSA`.
     """
 
-    def __init__(
-        self,
-        img_size: int | Sequence[int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        embed_dim: int = 192,
-        depth: int = 12,
-        num_heads: int = 4,
-        mlp_ratio: float = 4.0,
-        qkv_bias: bool = False,
-        proj_drop_rate: float = 0.0,
-        attn_drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        local_up_to_layer: int = 10,
-        locality_strength: float = 1.0,
-        class_token_at: int | None = None,
-        pool: str = "token",
-        positional_init: bool = True,
-        identity_values: bool = True,
-        mixing: str = "gated",
-        init_gain: float | None = None,
-    ):
-        config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        super().__init__()
-        img_size = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.config = config | {"img_size": img_size}  # all that is needed to build this model again
-        if not 0 <= local_up_to_layer <= depth:
-            raise ValueError(f"local_up_to_layer must lie between 0 and the depth {depth}, got {local_up_to_layer}.")
-        if pool not in POOLS:
-            raise ValueError(f"Unknown pool {pool!r}; known: {', '.join(POOLS)}.")
-        self.pool = "mean" if local_up_to_layer == depth else pool
-        if class_token_at is not None and self.pool == "mean":
-            raise ValueError("class_token_at has no meaning here: a model that pools by the mean has no class token.")
-        if init_gain is not None and not 0 < init_gain < math.inf:
-            raise ValueError(f"init_gain must be finite and above 0, or None for the paper's start, got {init_gain}.")
-        self.class_token_at = local_up_to_layer if class_token_at is None else class_token_at
-        if self.pool == "token" and not local_up_to_layer <= self.class_token_at < depth:
-            raise ValueError(
-                f"class_token_at={class_token_at} must be a block after the last GPSA block and within the depth: "
-                f"{local_up_to_layer} to {depth - 1}."
-            )
+    local_layer: type[GPSA] = GPSA
+    blocks: Any  # an nn.ModuleList, which cannot say that it holds `Block`s
 
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+    def __init__(self, **settings):
+        super().__init__()
+        self._settings = s = ConViTSettings(**settings)
+        self.pool = s.pools_by
+        self.class_token_at = s.local_up_to_layer if s.class_token_at is None else s.class_token_at
+        self.patch_embed = PatchEmbed(s.img_size, s.patch_size, s.in_chans, s.embed_dim)
         G_h, G_w = self.grid
-        self.cls_token = nn.Parameter(torch.empty(1, 1, embed_dim), requires_grad=self.pool == "token")
-        self.pos_embed = nn.Parameter(torch.empty(1, G_h * G_w, embed_dim))  # absolute; the class token has none
+        self.cls_token = nn.Parameter(torch.empty(1, 1, s.embed_dim), requires_grad=self.pool == "token")
+        self.pos_embed = nn.Parameter(torch.empty(1, G_h * G_w, s.embed_dim))  # absolute; the class token has none
 
         def attention(layer: int) -> nn.Module:
-            shared = dict(qkv_bias=qkv_bias, attn_drop=attn_drop_rate, proj_drop=proj_drop_rate)
-            if layer >= local_up_to_layer:
-                return SelfAttention(embed_dim, num_heads, **shared)
-            return GPSA(
-                embed_dim,
-                num_heads,
-                locality_strength=locality_strength,
-                positional_init=positional_init,
-                identity_values=identity_values,
-                mixing=mixing,
-                **shared,
-            )
+            if layer >= s.local_up_to_layer:
+                return SelfAttention(s.embed_dim, s.num_heads, s.qkv_bias)
+            start = s.locality_strength, s.positional_init, s.identity_values
+            return self.local_layer(s.embed_dim, s.num_heads, s.qkv_bias, *start)
 
-        self.blocks = nn.ModuleList(
-            Block(attention(layer), embed_dim, mlp_ratio, proj_drop_rate) for layer in range(depth)
-        )
-        self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
-        self.head = nn.Linear(embed_dim, num_classes)
-        self.set_drop_path(drop_path_rate)
+        self.blocks = nn.ModuleList(Block(attention(layer), s.embed_dim, s.mlp_ratio) for layer in range(s.depth))
+        self.norm = nn.LayerNorm(s.embed_dim, eps=1e-6)
+        self.head = nn.Linear(s.embed_dim, s.num_classes) if s.num_classes else nn.Identity()
+        self.set_drop_path(s.drop_path_rate)
         self._init_weights()
 
     @property
     def grid(self) -> Grid:
         """The patch grid (G_h, G_w)."""
         return self.patch_embed.grid
+
+    @property
+    def num_classes(self) -> int:
+        """How many numbers the head gives: what its last linear layer says, and 0 for `nn.Identity` (features)."""
+        sizes: list[Any] = [module.out_features for module in self.head.modules() if hasattr(module, "out_features")]
+        return sizes[-1] if sizes else 0
+
+    @property
+    def config(self) -> dict:
+        """The settings of the model as it is now, whatever was asked for: `type(model)(**model.config)` is its like.
+
+        What may change later (image size, classes, stochastic depth) is read from the live model.
+        """
+        return asdict(self._settings) | {
+            "img_size": self.patch_embed.input_shape[1:],
+            "num_classes": self.num_classes,
+            "drop_path_rate": self.blocks[-1].drop_path_rate,
+        }
 
     def set_drop_path(self, rate: float) -> None:
         """Stochastic depth growing linearly from 0 at the first block to `rate` at the last."""
@@ -190,14 +247,20 @@ class ConViT(nn.Module):
         for layer, block in enumerate(self.blocks):
             block.drop_path_rate = rate * layer / max(1, len(self.blocks) - 1)
 
+    def _deviation(self, name: str, fan_in: int) -> float:
+        """Of the initial weights of the linear layer with this name; see `init_gain`."""
+        gain = self._settings.init_gain
+        if gain is None or not name.startswith("blocks.") or name.endswith("pos_proj"):
+            return 0.02
+        return gain / fan_in**0.5
+
     def _init_weights(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        gain = self.config["init_gain"]
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                scaled = gain is not None and name.startswith("blocks.") and not name.endswith("pos_proj")
-                nn.init.trunc_normal_(module.weight, std=gain / module.in_features**0.5 if scaled else 0.02)
+                std = self._deviation(name, module.in_features)
+                nn.init.trunc_normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         # Only now: the loop above has redrawn v and pos_proj, and with them erased each GPSA's own start.
@@ -206,7 +269,7 @@ class ConViT(nn.Module):
                 module.local_init()
 
     def forward(self, images: Tensor, trace: dict | None = None) -> Tensor:
-        """Images (B, C, h, w) -> logits (B, num_classes).
+        """Images (B, C, h, w) -> logits (B, num_classes), or features (B, D) without classes.
 
         A dict given as `trace` is filled with "blocks.0", "blocks.1", ...: the tokens (B, N, D) that enter each
         block, N being one more from `class_token_at` on; and "norm": the normalised tokens that leave the last.
@@ -235,18 +298,14 @@ class ConViT(nn.Module):
         Positional attention depends on offsets alone and carries over exactly. The absolute embeddings belong
         to places in the old grid; they are interpolated (bicubic) to the new one.
         """
-        model = type(self)(**self.config | {"img_size": img_size}).to(self.pos_embed)
-        state = self.state_dict()
-        field = self.pos_embed.reshape(1, *self.grid, -1).permute(0, 3, 1, 2)  # (1, D, G_h, G_w)
+        model = copy.deepcopy(self)
+        model.patch_embed.set_img_size(img_size)
+        field = self.pos_embed.unflatten(1, self.grid).permute(0, 3, 1, 2)  # (1, D, G_h, G_w)
         field = field.to(at_least_float32(field))  # half precision has no bicubic kernel everywhere
         field = F.interpolate(field, size=model.grid, mode="bicubic", align_corners=False)
-        state["pos_embed"] = field.flatten(2).transpose(1, 2).to(self.pos_embed)  # (1, N, D)
-        model.load_state_dict(state)
-        for new, old in zip(model.parameters(), self.parameters(), strict=True):
-            new.requires_grad_(old.requires_grad)
-        for new, old in zip(model.blocks, self.blocks, strict=True):
-            new.drop_path_rate = old.drop_path_rate
-        return model.train(self.training)
+        embedding = field.flatten(2).transpose(1, 2).contiguous().to(self.pos_embed)  # (1, N, D)
+        model.pos_embed = nn.Parameter(embedding, self.pos_embed.requires_grad)
+        return model
 
 
 # The paper's sizes with their parameters (1000 classes). What an entry leaves out is the default:

@@ -5,9 +5,10 @@ Chapters 04 and 06 use this module.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Grid = tuple[int, int]
 
@@ -51,34 +52,49 @@ def patch_distances(grid: Grid, device=None, dtype=torch.float32) -> Tensor:
     return relative_positions(grid, device, dtype)[..., 2].sqrt()
 
 
-def positional_scores(weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
-    """The scores v_pos · r of Eqs 4, 5 and 7, for every query and key: (H, N, N).
+def scores(r: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """v_pos · r + b of Eq 4: vectors r (..., 3), weight (H, 3) and bias (H,) -> (..., H).
 
-    `weight` (H, 3) and `bias` (H,) are those of `pos_proj`. Products are elementwise, so that autocast leaves
-    them in the type of `weight`: a score may be far larger than half precision can hold.
+    Products are elementwise, so that autocast leaves them in their type: a score may be far larger than half
+    precision can hold.
     """
-    dx, dy, d2 = relative_positions(grid, weight.device, weight.dtype).unbind(-1)  # each (N, N)
-    w_x, w_y, w_d = weight[:, :, None, None].unbind(1)  # each (H, 1, 1)
-    return w_x * dx + w_y * dy + w_d * d2 + bias[:, None, None]
+    dx, dy, d2 = r[..., None].unbind(-2)  # each (..., 1)
+    w_x, w_y, w_d = weight.unbind(1)  # each (H,)
+    return w_x * dx + w_y * dy + w_d * d2 + bias
 
 
-def axis_attention(weight: Tensor, bias: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def positional_scores(weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
+    """The scores of Eqs 4, 5 and 7 for every query and key: (H, N, N), in the type of `weight`.
+
+    `weight` (H, 3) and `bias` (H,) are those of `pos_proj`, which gives the same scores where it is called.
+    """
+    return scores(relative_positions(grid, weight.device, weight.dtype), weight, bias).movedim(-1, 0)
+
+
+class PositionalProjection(nn.Linear):
+    """v_pos and b of every head (Eq 4) as a layer: vectors r (..., 3) -> scores (..., H), in the type of r.
+
+    So scores are float32 or better where r is, in a half-precision model and under autocast too.
+    """
+
+    def forward(self, r: Tensor) -> Tensor:
+        return scores(r, self.weight.to(r.dtype), self.bias.to(r.dtype))
+
+
+def axis_attention(
+    pos_proj: Callable[[Tensor], Tensor], grid: Grid, device=None, dtype=torch.float32
+) -> tuple[Tensor, Tensor]:
     """The two one-dimensional factors of positional attention: rows (H, G_h, G_h) and columns (H, G_w, G_w).
 
     A score is a function of dy plus a function of dx, whatever the weights, so its softmax over the grid is
-    the product of a softmax over rows and a softmax over columns (chapter 06). The bias cancels in either
-    softmax; it is added to one of them all the same, because a parameter that takes no part in the
-    computation gets no gradient at all, and DistributedDataParallel stops at such a parameter.
+    the product of a softmax over rows and a softmax over columns (chapter 06). `pos_proj` maps vectors r
+    (..., 3) to scores (..., H), linearly but for a bias, which both softmaxes take in and both cancel.
     """
-    w_x, w_y, w_d = weight[:, :, None, None].unbind(1)  # each (H, 1, 1)
-
-    def scores(w: Tensor, size: int) -> Tensor:  # (H, size, size)
-        index = torch.arange(size, device=weight.device, dtype=weight.dtype)
-        delta = index[None, :] - index[:, None]
-        return w * delta + w_d * delta**2
-
     rows, columns = grid
-    return scores(w_y, rows).softmax(-1), (scores(w_x, columns) + bias[:, None, None]).softmax(-1)
+    along_y = relative_positions((rows, 1), device, dtype)  # (G_h, G_h, 3): (0, dy, dy²)
+    along_x = relative_positions((1, columns), device, dtype)  # (G_w, G_w, 3): (dx, 0, dx²)
+    row_attention, column_attention = (pos_proj(r).movedim(-1, 0).softmax(-1) for r in (along_y, along_x))
+    return row_attention, column_attention
 
 
 def apply_axis_attention(rows: Tensor, columns: Tensor, values: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def test_a_row_is_its_record(row):
     name, network, parameters, steps, seed, accuracy, run = row
     with safe_open(FOLDER / name, "pt") as file:
         about = json.loads(file.metadata()["convit_edu"])
-        size = sum(file.get_tensor(key).numel() for key in file.keys())  # noqa: SIM118
+        size = sum(file.get_tensor(key).numel() for key in file.keys())
     record = json.loads((shipped() / "runs" / f"{run}.json").read_text(encoding="utf-8"))
     assert about["run"] == run
     assert network == ("ConViT" if record["config"]["model"]["local_up_to_layer"] else "DeiT")

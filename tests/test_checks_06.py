@@ -55,7 +55,7 @@ def test_axis_factors_with_one_square_too_few(capsys):
 
 def test_axis_factors_of_the_package_and_of_another_form(capsys):
     def package(weights, grid):
-        rows, columns = axis_attention(weights[None], torch.zeros(1), grid)
+        rows, columns = axis_attention(lambda r: r @ weights[None].T, grid, dtype=weights.dtype)
         return rows[0], columns[0]
 
     says(checks.check_axis_factors, package, "Correct.", capsys)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from docutils import nodes
-from test_book import NOTEBOOKS, ROOT, text
+from lint_notebooks import NOTEBOOKS, ROOT, text
 
 FOLDER = ROOT / "book" / "_static" / "drawings"
 DRAWINGS = sorted(FOLDER.glob("*.svg"))

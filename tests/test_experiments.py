@@ -11,12 +11,13 @@ import torch
 from convit_edu import data
 from convit_edu.attention import GPSA, SelfAttention
 from convit_edu.beyond.recast import PatchCNN
+from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.lab import campaign, experiments
 from convit_edu.lab.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, grid
 from convit_edu.lab.run_config import RunConfig
 from convit_edu.lab.scales import GPU, LAPTOP, SCALES
 from convit_edu.locality import gates, gpsa_layers
-from convit_edu.model import ConViT
+from convit_edu.model import ConViTSettings
 from convit_edu.positions import kernel_centres
 from convit_edu.train import Recipe, train
 
@@ -131,7 +132,7 @@ def test_a_seed_fixes_the_initial_weights():
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert any(not torch.equal(first[name], other[name]) for name in first)
     assert torch.equal(torch.get_rng_state(), state)
-    assert gpsa_layers(only("psa", arm="PSA").build(0))[0].mixing == "single_softmax"
+    assert isinstance(only("psa", arm="PSA").build(0), PSAConViT)
 
 
 # --- fairness
@@ -312,14 +313,14 @@ def test_an_option_that_is_added_off_by_default_changes_no_name(monkeypatch):
     class Later(Recipe):
         shiny: float = 0.0
 
-    signature = inspect.signature(experiments.ConViT)
+    signature = inspect.signature(experiments.ConViTSettings)
     option = inspect.Parameter("registers", inspect.Parameter.KEYWORD_ONLY, default=None)
 
     class LaterModel:
         __signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
 
     monkeypatch.setattr(experiments, "Recipe", Later)
-    monkeypatch.setattr(experiments, "ConViT", LaterModel)
+    monkeypatch.setattr(experiments, "ConViTSettings", LaterModel)
     assert identities() == before
     some = experiments.Grid(LAPTOP, SETTINGS)
     cells = [some.cell({}), some.cell({}, recipe={"shiny": 0.0}), some.cell({}, recipe={"shiny": 1.0}),
@@ -339,7 +340,7 @@ def test_what_is_on_by_default_stands_in_the_configuration_also_when_off():
     for name in NAMES:
         for config in labelled(name):
             if config.network != "CNN":  # nothing is left to a default that may move
-                whole = inspect.signature(PatchCNN if config.network == "PatchCNN" else ConViT).parameters
+                whole = inspect.signature(PatchCNN if config.network == "PatchCNN" else ConViTSettings).parameters
                 assert {key for key, p in whole.items() if p.default} <= set(config.model)
 
 

@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 from io import BytesIO
 from xml.etree import ElementTree
 
+import lint_notebooks
 import numpy as np
 import pytest
-import test_book
 import torch
 from PIL import Image
 
@@ -21,6 +21,7 @@ from convit_edu.book import explorers as module
 from convit_edu.book import networks, stills
 from convit_edu.lab import experiments, records, report
 from convit_edu.lab import run as worker
+from convit_edu.lab.results import settings
 from convit_edu.lab.scales import SCALES
 from convit_edu.positions import positional_scores
 from convit_edu.train import train
@@ -92,9 +93,9 @@ def test_a_notebook_may_hold_it(explorers, kind):
     assert bundle == {"text/plain": repr(explorers[kind]), "text/html": explorers[kind]._repr_html_()}
     output = {"output_type": "execute_result", "data": bundle}
     nb = {"cells": [{"cell_type": "code", "source": "shown", "metadata": {}, "outputs": [output]}]}
-    for rule in (test_book.no_local_path, test_book.images_have_alt, test_book.no_remote_image):
+    for rule in (lint_notebooks.no_local_path, lint_notebooks.images_have_alt, lint_notebooks.no_remote_image):
         assert rule(nb) == [], rule.__name__
-    assert not test_book.PROGRESS.search(bundle["text/html"])
+    assert not lint_notebooks.PROGRESS.search(bundle["text/html"])
 
 
 BOUNDS = {"explorers.js": 16_000, "convit.js": 17_000, "network.js": 20_000, "explorers.css": 8_500}
@@ -212,11 +213,13 @@ def test_rounding_changes_few_answers(boot):
 
 
 def test_a_network_that_a_page_cannot_compute_is_refused():
-    from convit_edu import create_model
+    from convit_edu.beyond.single_softmax import PSAConViT
+    from convit_edu.model import CONFIGS, ConViT
 
-    for changes in ({"in_chans": 3}, {"qkv_bias": True}, {"mixing": "single_softmax"}, {"pool": "mean"}):
+    other = ((ConViT, {"in_chans": 3}), (ConViT, {"qkv_bias": True}), (PSAConViT, {}), (ConViT, {"pool": "mean"}))
+    for kind, changes in other:
         with pytest.raises(ValueError, match="A page computes networks for grey images"):
-            networks.packed(create_model("convit_mini_28", 0, **changes))
+            networks.packed(kind(**CONFIGS["convit_mini_28"] | changes))
     for wrong in (float("nan"), 1e6):
         model = records.checkpoint("deit")
         model.norm.bias.data[3] = wrong
@@ -313,21 +316,20 @@ def test_the_shipped_moments_are_of_the_same_networks():
 
 
 def rehearsal():
-    scale = SCALES["laptop-rehearsal"]
-    settings = experiments.choose(records.read(records.path_of(records.shipped(), "laptop", "search")), scale)
-    return experiments.grid("checkpoints", scale, settings)
+    chosen = settings(SCALES["laptop"], records.shipped())
+    return experiments.grid("checkpoints", SCALES["laptop-rehearsal"], chosen)
 
 
 def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path):
     config = rehearsal()[0].config
     torch.set_num_threads(1)
     first = worker.perform(config, 0, "cpu", None, None)
-    unsaved = worker.perform({key: value for key, value in config.items() if key != "save"}, 0, "cpu", None, None)
+    unsaved = worker.perform(dataclasses.replace(config, save=""), 0, "cpu", None, None)
     assert set(unsaved) == {"result", "history", "meta"}
     assert {key: first[key] for key in ("result", "history")} == {key: unsaved[key] for key in ("result", "history")}
     records.write_bytes(tmp_path / "laptop" / "convit.moments.safetensors", first["moments"])
     assert records.moments("convit", folder=tmp_path) == [0]  # a rehearsal is not measured on its way
-    found, built = records.checkpoint("convit", folder=tmp_path, step=0), experiments.build(config, 0)
+    found, built = records.checkpoint("convit", folder=tmp_path, step=0), config.build(0)
     for kept, initial in zip(found.parameters(), built.parameters(), strict=True):
         assert torch.equal(kept, initial.half().float())
 
@@ -335,7 +337,7 @@ def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path
 def test_an_interrupted_run_keeps_the_weights_of_its_start(tmp_path):
     config, fashion = rehearsal()[0].config, data.load("fashion_mnist_5k")
     fashion = dataclasses.replace(fashion, test_images=fashion.test_images[:50], test_labels=fashion.test_labels[:50])
-    recipe = worker.Recipe(**config["recipe"] | {"evaluations": 2})
+    recipe = dataclasses.replace(config.recipe, evaluations=2)
     probe = worker.Probe(fashion, recipe.steps)
 
     def stopped(model, step):
@@ -344,7 +346,7 @@ def test_an_interrupted_run_keeps_the_weights_of_its_start(tmp_path):
         return probe(model, step)
 
     def run(measure, **options):
-        return train(experiments.build(config, 0), fashion, recipe, "cpu", measure=measure, **options)
+        return train(config.build(0), fashion, recipe, "cpu", measure=measure, **options)
 
     stopped.identity = probe.identity
     with pytest.raises(KeyboardInterrupt):

@@ -489,7 +489,7 @@ def test_what_the_machine_is_at_fault_for_is_not_blamed_on_the_picture(pictures,
     monkeypatch.setattr("convit_edu.imagenet.folders.read_picture", fails)
     assert main(command(pictures, tmp_path)) == 2
     said = capsys.readouterr().err
-    assert str(error) in said and "the same command goes on" in said and "Replace" not in said
+    assert str(error) in said and "mend that, and the same command goes on" in said and "Replace" not in said
 
 
 def test_what_is_left_out_is_said(own_pictures, tmp_path, capsys):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from test_book import ROOT, text
+from lint_notebooks import ROOT, text
 
 import convit_edu
 

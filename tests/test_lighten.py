@@ -7,8 +7,8 @@ import runpy
 
 import numpy as np
 import pytest
+from lint_notebooks import ROOT
 from PIL import Image
-from test_book import ROOT
 
 SCRIPT = runpy.run_path(str(ROOT / "scripts" / "lighten_pictures.py"))
 lighter, main = SCRIPT["lighter"], SCRIPT["main"]

@@ -6,7 +6,10 @@ import torch
 from convit_edu import GPSA, ConViT, create_model
 from convit_edu.locality import (
     attention_distance,
+    attention_on,
+    forced_gates,
     gates,
+    gates_at,
     gpsa_layers,
     head_geometry,
     nonlocality,
@@ -89,3 +92,63 @@ def test_gates_and_geometry_read_the_parameters():
     layer.pos_proj.weight.data[3, 2] = 0.5  # attention grows with distance: no Gaussian
     centres, widths = head_geometry(layer)
     assert widths[3].isnan() and centres[3].isnan().all() and not widths[4].isnan()
+
+
+def test_a_measure_that_fails_leaves_every_part_of_the_model_in_its_mode():
+    model = create_model("convit_mini_28", seed=0).train()
+    model.blocks[1].eval()  # a frozen part
+    modes = [module.training for module in model.modules()]
+    images = torch.zeros(2, 1, 28, 28)
+    attention_on(model, images)
+    nonlocality(model, images)
+    assert [module.training for module in model.modules()] == modes
+    for measure in (attention_on, nonlocality, lambda *a: nonlocality(*a, shortcut=True)):
+        with pytest.raises(ValueError, match="expects images"):
+            measure(model, images[:, :, :-1])
+        assert [module.training for module in model.modules()] == modes
+
+    def interrupted(*arguments):
+        assert not model.training
+        raise KeyboardInterrupt
+
+    model.attention_weights = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        nonlocality(model, images)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("gate", [float("nan"), -0.1, 1.1])
+def test_a_gate_that_is_none_is_refused(gate):
+    model = create_model("convit_mini_28", seed=0)
+    for context in (forced_gates(model, gate), forced_gates(model, gate, 0), gates_at(model, {0: gate})):
+        with pytest.raises(ValueError, match=r"A gate lies in \[0, 1\].* got"), context:
+            pass
+    assert gates(model).min() == gates(model).max() > 0.7
+
+
+@pytest.mark.parametrize("layer", [1.5, 1.0, float("nan"), -1, 5])
+def test_a_layer_that_is_none_is_refused(layer):
+    model = create_model("convit_mini_28", seed=0)
+    for context in (forced_gates(model, 1.0, layer), gates_at(model, {layer: 1.0})):
+        with pytest.raises(ValueError, match=r"[Tt]here are 4 GPSA layers"), context:
+            pass
+
+
+def test_head_geometry_sees_what_a_wrapper_adds_to_the_positions():
+    layer = GPSA(36, 9, locality_strength=2.0)
+    with torch.no_grad():
+        layer.pos_proj.bias.normal_()  # plays no part
+
+    class Moved(torch.nn.Module):
+        def __init__(self, base):
+            super().__init__()
+            self.base = base
+
+        def forward(self, r):
+            return self.base(r) + 4.0 * r[..., :1]  # w_x is 4 more: a centre one patch further right
+
+    before, widths = head_geometry(layer)
+    layer.pos_proj = Moved(layer.pos_proj)
+    after, same = head_geometry(layer)
+    torch.testing.assert_close(after - before, torch.tensor([[1.0, 0.0]]).double().expand(9, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(same, widths, rtol=0, atol=1e-5)

@@ -1,12 +1,16 @@
 """The whole network: sizes, class token, pooling, trace, other image sizes, and its errors."""
 
+import ast
 import math
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+import convit_edu
 from convit_edu import CONFIGS, GPSA, ConViT, SelfAttention, create_model
 from convit_edu.model import drop_path
 
@@ -131,7 +135,7 @@ def test_a_seed_fixes_the_weights_and_nothing_else():
 
 
 def test_every_parameter_gets_a_gradient():
-    for overrides in ({}, {"local_up_to_layer": 0}, {"class_token_at": 2}, {"mixing": "single_softmax"}):
+    for overrides in ({}, {"local_up_to_layer": 0}, {"class_token_at": 2}):
         model = small(**overrides).train()
         model(torch.randn(2, 1, 12, 20)).square().sum().backward()
         assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
@@ -225,6 +229,15 @@ def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings
         ({"class_token_at": 3}, "class_token_at=3 must be a block after the last GPSA block"),
         ({"class_token_at": 2, "pool": "mean"}, "class_token_at has no meaning here"),
         ({"drop_path_rate": 1.0}, r"drop-path rate lies in \[0, 1\), got 1.0"),
+        ({"local_up_to_layer": 1.5}, "local_up_to_layer must be a whole number of at least 0, got 1.5"),
+        ({"class_token_at": 2.0}, "class_token_at must be a whole number of at least 0, got 2.0"),
+        ({"depth": 3.0}, "depth must be a whole number of at least 1, got 3.0"),
+        ({"depth": 0, "local_up_to_layer": 0}, "depth must be a whole number of at least 1, got 0"),
+        ({"num_classes": -1}, "num_classes must be a whole number of at least 0, got -1"),
+        ({"num_heads": True}, "num_heads must be a whole number of at least 1, got True"),
+        ({"img_size": (12.0, 20)}, "img_size must be a whole number of at least 0, got 12.0"),
+        ({"img_size": (12, 20, 3)}, r"img_size is a whole number or \(height, width\), got \(12, 20, 3\)"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio must be finite and leave the MLP a hidden unit, got nan"),
         ({"init_gain": 0.0}, "init_gain must be finite and above 0, or None for the paper's start, got 0.0"),
         ({"init_gain": float("nan")}, "init_gain must be finite and above 0"),
         ({"num_heads": 6}, "6 heads cannot form a square kernel"),
@@ -237,6 +250,33 @@ def test_bad_configurations_are_named(overrides, message):
         small(**overrides)
 
 
+def test_whole_numbers_of_numpy_are_whole_and_unknown_settings_are_refused():
+    assert len(small(depth=np.int64(4)).blocks) == 4
+    with pytest.raises(TypeError, match="'mixing'"):
+        small(mixing="gated")
+
+
+def test_without_classes_a_model_gives_the_features_that_its_head_would_read():
+    model = small(num_classes=0)
+    images = torch.randn(2, 1, 12, 20)
+    model(images, trace := {})
+    assert torch.equal(model(images), trace["norm"][:, 0]) and model.config["num_classes"] == 0
+    assert type(model)(**model.config).load_state_dict(model.state_dict())
+
+
+def test_what_a_model_is_is_read_from_the_live_model():
+    model = small()
+    model.head = torch.nn.Linear(36, 37)
+    model.set_drop_path(0.3)
+    larger = model.resized((24, 40))
+    assert larger(torch.randn(2, 1, 24, 40)).shape == (2, 37)
+    assert larger.config == model.config | {"img_size": (24, 40)}
+    assert larger.config["num_classes"] == 37 and larger.config["drop_path_rate"] == 0.3
+    ConViT(**larger.config).load_state_dict(larger.state_dict())
+    model.head = torch.nn.Sequential(torch.nn.Linear(36, 8), torch.nn.ReLU(), torch.nn.Linear(8, 6))
+    assert model.config["num_classes"] == 6 and model.resized(16)(torch.randn(1, 1, 16, 16)).shape == (1, 6)
+
+
 def test_bad_calls_are_named():
     with pytest.raises(ValueError, match=r"expects images of shape \(batch, 1, 12, 20\), got \(2, 1, 20, 12\)"):
         small()(torch.zeros(2, 1, 20, 12))
@@ -247,3 +287,58 @@ def test_bad_calls_are_named():
 def test_importing_the_package_loads_neither_timm_nor_torchvision_nor_matplotlib():
     code = "import sys, convit_edu; print([m for m in ('timm', 'torchvision', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_the_core_imports_no_folder_below_it_and_neither_timm_torchvision_nor_matplotlib():
+    core = Path(convit_edu.__file__).parent
+    below = {folder.name for folder in core.iterdir() if folder.is_dir()}
+    others = {"timm", "torchvision", "matplotlib"}
+    for path in core.glob("*.py"):
+        if path.name == "__main__.py":
+            continue  # the command line, which starts every room
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        named += [f"{node.module or ''}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom)
+                  for alias in node.names]  # fmt: skip
+        found = {part for name in named for part in name.removeprefix("convit_edu.").split(".")[:1]} - {""}
+        found |= {name.removeprefix(".").split(".")[0] for name in named}
+        allowed = {"parity.py": {"timm"}, "_torchvision.py": {"torchvision"}}.get(path.name, set())
+        assert not found & (below | others) - allowed, path.name
+
+
+def test_no_number_is_made_double_on_a_device():
+    """Apple's GPU has no float64: `.cpu()` comes before `.double()`, and no float64 tensor is made on another device.
+
+    The checks of the exercises are exempt: all their numbers are made there, on the CPU.
+    """
+    root, faults = Path(convit_edu.__file__).parent, []
+    for path in root.rglob("*.py"):
+        if "checks" in path.parts:
+            continue
+        faults += [f"{path.relative_to(root)}:{line}" for line in double_on_a_device(path.read_text())]
+    assert not faults, faults
+
+
+def double_on_a_device(source: str) -> list[int]:
+    """Lines that make float64 where a device may be: not of what was just brought to the CPU, nor new on the CPU."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        text, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+        doubles = text.endswith(".double") or (text.endswith(".to") and "float64" in ast.unparse(node))
+        if doubles and not text.removesuffix(".double").removesuffix(".to").endswith(".cpu()"):
+            found.append(node.lineno)
+        if keywords.get("dtype") == "torch.float64" and keywords.get("device", "'cpu'") != "'cpu'":
+            found.append(node.lineno)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "faults"),
+    [("x.double()", 1), ("x.cpu().double()", 0), ("x.double().cpu()", 1), ("torch.zeros(3, dtype=torch.float64)", 0),
+     ("torch.zeros(3, dtype=torch.float64, device=d)", 1), ("x.to(torch.float64)", 1),
+     ("x.cpu().to(torch.float64)", 0)],
+)  # fmt: skip
+def test_the_guard_of_double_precision_sees_what_it_should(source, faults):
+    assert len(double_on_a_device(source)) == faults

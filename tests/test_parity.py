@@ -1,9 +1,13 @@
 """Equality with timm, in float64: logits and every gradient, both ways, and its errors."""
 
+import socket
+from urllib.error import HTTPError, URLError
+
 import pytest
 import torch
 
 from convit_edu import ConViT, create_model
+from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.parity import from_timm, relative_difference, timm, to_timm
 
 ConVit = timm.models.convit.ConVit
@@ -112,7 +116,7 @@ def test_a_timm_model_with_other_parts_is_refused(name):
 @pytest.mark.parametrize(
     ("overrides", "part"),
     [({"img_size": (28, 56)}, "img_size"), ({"class_token_at": 5}, "class_token_at"),
-     ({"mixing": "single_softmax"}, "mixing"), ({"local_up_to_layer": 6}, "pool")],
+     ({"local_up_to_layer": 6}, "pool")],
 )  # fmt: skip
 def test_what_timm_cannot_express_is_named(overrides, part):
     with pytest.raises(ValueError, match=f"no equal to this model's .*{part}"):
@@ -129,12 +133,109 @@ def test_gpsa_to_the_top_loads_timms_weights():
     assert torch.equal(ours.cls_token, theirs.cls_token)
 
 
-def test_without_a_network_the_error_says_so(monkeypatch):
+def test_an_unknown_name_is_named_with_what_was_meant():
+    for pretrained in (False, True):
+        with pytest.raises(ValueError, match="timm knows no model 'convit_tini'; did you mean convit_tiny"):
+            from_timm("convit_tini", pretrained)
+
+
+@pytest.mark.parametrize(
+    "failure", [socket.gaierror(-2, "Name or service not known"), TimeoutError(), URLError("unreachable")]
+)
+def test_without_a_network_the_error_says_so(monkeypatch, failure):
     def offline(name, pretrained):
-        raise OSError("Name or service not known")
+        raise RuntimeError("could not load") from failure
 
     monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(socket, "create_connection", refuse)
     with pytest.raises(ConnectionError, match=r"weights of convit_tiny could not be fetched .* there is a network"):
         from_timm("convit_tiny", pretrained=True)
-    with pytest.raises(OSError, match="Name or service not known"):
-        from_timm("convit_tiny")
+
+
+def refuse(*_, **__):
+    raise OSError("no route")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RuntimeError("No pretrained weights exist"), PermissionError("the cache is read-only"), KeyboardInterrupt(),
+     HTTPError("https://hub", 404, "not there", None, None)],
+)  # fmt: skip
+def test_other_failures_are_not_called_a_missing_network(monkeypatch, failure):
+    def failing(name, pretrained):
+        raise failure
+
+    monkeypatch.setattr(timm, "create_model", failing)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    with pytest.raises(type(failure)) as raised:
+        from_timm("convit_tiny", pretrained=True)
+    assert raised.value is failure
+
+
+def test_the_hub_is_asked_only_where_it_answers(monkeypatch):
+    """huggingface_hub repeats its questions to a host that does not answer for most of a minute."""
+    from huggingface_hub import constants
+
+    offline = []
+
+    def fetch(name, pretrained):
+        offline.append(constants.HF_HUB_OFFLINE)
+        return ConVit(img_size=32, patch_size=16, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=1)
+
+    monkeypatch.setattr(timm, "create_model", fetch)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    from_timm("convit_tiny", pretrained=True)
+    monkeypatch.setattr(socket, "create_connection", lambda *_: socket.socket())
+    from_timm("convit_tiny", pretrained=True)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy:3128"})
+    from_timm("convit_tiny", pretrained=True)
+    assert offline == [True, False, False] and constants.HF_HUB_OFFLINE is False
+
+
+@pytest.mark.parametrize("rate", ["proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_rate"])
+def test_dropout_that_ours_lacks_is_named(rate):
+    for name in ("convit_tiny", "deit_tiny_patch16_224"):
+        theirs = timm.create_model(name, img_size=32, depth=2, **{rate: 0.1})
+        what = {"drop_rate": "head_drop"}.get(rate, rate.removesuffix("_rate"))
+        with pytest.raises(ValueError, match=f"has dropout that ConViT lacks: .*{what}"):
+            from_timm(theirs)
+
+
+def test_stochastic_depth_and_a_new_head_come_over_both_ways():
+    theirs = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=3, drop_path_rate=0.2)
+    assert [block.drop_path_rate for block in from_timm(theirs).blocks] == pytest.approx([0.0, 0.1, 0.2])
+    ours = create_model("convit_mini_28", seed=0, drop_path_rate=0.1)
+    for head in (torch.nn.Linear(72, 37), torch.nn.Identity()):
+        ours.head = head
+        twin, images = to_timm(ours), torch.randn(2, 1, 28, 28)
+        torch.testing.assert_close(twin.eval()(images), ours.eval()(images), rtol=0, atol=1e-5)
+        assert [getattr(block.drop_path, "drop_prob", 0.0) for block in twin.blocks] == pytest.approx(
+            [block.drop_path_rate for block in ours.blocks]
+        )
+        assert from_timm(twin).config == ours.config | {"drop_path_rate": pytest.approx(0.1)}
+    ours.head = torch.nn.Sequential(torch.nn.Linear(72, 5))
+    with pytest.raises(ValueError, match="no equal to this model's head"):
+        to_timm(ours)
+
+
+def test_other_attention_and_replaced_layers_have_no_equal_in_timm():
+    with pytest.raises(ValueError, match="attention layers"):
+        to_timm(PSAConViT(**create_model("convit_mini_28", seed=0).config))
+    ours = create_model("convit_mini_28", seed=0)
+    ours.blocks[0].mlp.fc1 = torch.nn.Sequential(ours.blocks[0].mlp.fc1)
+    with pytest.raises(ValueError, match="they were replaced"):
+        to_timm(ours)
+
+
+def test_taking_over_leaves_every_part_of_the_source_in_its_mode():
+    theirs = timm.create_model("convit_tiny", img_size=32, depth=2, local_up_to_layer=1).train()
+    theirs.blocks[0].eval()
+    modes = [module.training for module in theirs.modules()]
+    from_timm(theirs)
+    theirs.norm.forward = refuse
+    with pytest.raises(OSError, match="no route"):
+        from_timm(theirs)
+    assert [module.training for module in theirs.modules()] == modes

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from convit_edu.positions import (
+    PositionalProjection,
     apply_axis_attention,
     axis_attention,
     kernel_centres,
@@ -31,13 +32,25 @@ def test_relative_positions_are_key_minus_query(grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS)
+def test_the_layer_gives_the_scores_of_its_parameters_in_the_type_of_its_input(grid):
+    layer = PositionalProjection(3, 5)
+    called = layer(relative_positions(grid)).movedim(-1, 0)  # (H, N, N)
+    assert torch.equal(called, positional_scores(layer.weight, layer.bias, grid))
+    torch.testing.assert_close(called[4], relative_positions(grid) @ layer.weight[4] + layer.bias[4])
+    assert layer.bfloat16()(relative_positions(grid)).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        called = layer.float()(relative_positions(grid)).movedim(-1, 0)
+        assert torch.equal(called, positional_scores(layer.weight, layer.bias, grid))
+
+
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("scale", [0.02, 1.0, 30.0])
 def test_positional_softmax_is_the_product_of_its_two_factors(grid, scale):
     generator = torch.Generator().manual_seed(0)
     weight = scale * torch.randn(5, 3, generator=generator, dtype=torch.float64)  # learned weights: no structure
     bias = torch.randn(5, generator=generator, dtype=torch.float64)
     whole = positional_scores(weight, bias, grid).softmax(-1)  # (H, N, N)
-    rows, columns = axis_attention(weight, bias, grid)
+    rows, columns = axis_attention(lambda r: r @ weight.T + bias, grid, dtype=torch.float64)
     product = torch.einsum("hik,hjl->hijkl", rows, columns).reshape(whole.shape)
     torch.testing.assert_close(product, whole, rtol=0, atol=1e-13)
 

@@ -120,7 +120,7 @@ def impulse(grid: Grid, dx: int, dy: int) -> Tensor:
     rows, columns = grid
     y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     key = (y + dy).clamp(0, rows - 1) * columns + (x + dx).clamp(0, columns - 1)  # (G_h, G_w)
-    return nn.functional.one_hot(key.flatten(), rows * columns).double()
+    return nn.functional.one_hot(key.flatten(), rows * columns).cpu().double()
 
 
 def _heads(layer: SelfAttention) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

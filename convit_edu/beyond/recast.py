@@ -60,7 +60,7 @@ class PatchCNN(nn.Module):
         self.config = self_config  # all that is needed to build this model again
         self.patch_embed = PatchEmbed((img_size, img_size), patch_size, in_chans, embed_dim)
         self.blocks = nn.ModuleList(
-            Block(Convolution(embed_dim, padding), embed_dim, mlp_ratio, 0.0) for _ in range(depth)
+            Block(Convolution(embed_dim, padding), embed_dim, mlp_ratio) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(embed_dim, eps=1e-6)
         self.head = nn.Linear(embed_dim, num_classes)
@@ -123,15 +123,20 @@ class WideConViT(ConViT):
         arguments = dict(depth=4, num_heads=TAPS) | arguments
         arguments.setdefault("local_up_to_layer", arguments["depth"])
         super().__init__(**arguments)
-        if self.config["local_up_to_layer"] != self.config["depth"]:
+        config = super().config
+        if config["local_up_to_layer"] != config["depth"]:
             raise ValueError("A WideConViT has GPSA layers alone; leave local_up_to_layer out.")
-        D = self.config["embed_dim"]
-        self.config["value_dim"] = value_dim = D if value_dim is None else value_dim
-        names = ("qkv_bias", "locality_strength", "positional_init", "identity_values", "mixing")
-        shared = {name: self.config[name] for name in names}
+        self.value_dim = config["embed_dim"] if value_dim is None else value_dim
+        names = ("qkv_bias", "locality_strength", "positional_init", "identity_values")
+        shared = {name: config[name] for name in names}
         for block in self.blocks:
-            block.attn = WideGPSA(D, self.config["num_heads"], value_dim, **shared)
+            block.attn = WideGPSA(config["embed_dim"], config["num_heads"], self.value_dim, **shared)
         self._init_weights()
+
+    @property
+    def config(self) -> dict:
+        """As in `ConViT`, with `value_dim`."""
+        return super().config | {"value_dim": self.value_dim}
 
 
 def taps_of(conv: nn.Conv2d) -> Tensor:

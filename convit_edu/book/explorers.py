@@ -98,7 +98,7 @@ def positional_attention(v_pos: Sequence[float], grid: tuple[int, int], query: i
     `v_pos` = (w_x, w_y, w_d) weighs dx, dy and dx² + dy².
     """
     v_pos = torch.as_tensor(v_pos, dtype=torch.float64)[None]  # (1, 3): one head
-    rows, columns = axis_attention(v_pos, torch.zeros(1).double(), grid)  # (1, G_h, G_h), (1, G_w, G_w)
+    rows, columns = axis_attention(lambda r: r @ v_pos.T, grid, dtype=torch.float64)  # (1, G_h, G_h), (1, G_w, G_w)
     row, column = divmod(query, grid[1])
     return torch.outer(rows[0, row], columns[0, column]).flatten().numpy()
 
@@ -210,7 +210,7 @@ def network_explorer(
     for name, model in models.items():
         for kind, gate in (("mixture", None), ("content", 0), ("position", 1)) if name == "convit" else (("", None),):
             weights = _of_layer(model, x, layer, gate)[head]  # (N, N)
-            rows_of[kind or "DeiT"] = weights[place - rows * columns, -rows * columns :].double().numpy()
+            rows_of[kind or "DeiT"] = weights[place - rows * columns, -rows * columns :].cpu().double().numpy()
     with torch.no_grad():
         answers = {arms[name]: data.classes[model(x).argmax()] for name, model in models.items()}
     says = ", ".join(f"{name} says {answer}" for name, answer in answers.items())

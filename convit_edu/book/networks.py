@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data import Dataset
 from ..lab import records
+from ..model import ConViT
 
 # RFC 1924's 85 signs without those that mean something in HTML (<, &) or look like a progress bar (%).
 SIGNS = str.maketrans("<&%", ",.:")
@@ -35,7 +36,7 @@ def packed(model: nn.Module) -> dict:
     the mean of the tokens in place of a class token.
     """
     config, state = model.config, model.state_dict()
-    if config["in_chans"] != 1 or config["qkv_bias"] or config["mixing"] != "gated" or model.pool != "token":
+    if type(model) is not ConViT or config["in_chans"] != 1 or config["qkv_bias"] or model.pool != "token":
         raise ValueError(
             "A page computes networks for grey images, with gated mixing and a class token, without qkv_bias."
         )

@@ -114,7 +114,7 @@ class Images(Dataset):
         except ValueError as error:
             raise Unreadable(f"{error} Replace it, and the same command goes on.") from error
         except (OSError, MemoryError) as error:  # no fault of the picture's
-            raise Unreadable(f"{error}; then the same command goes on.") from error
+            raise Unreadable(f"{str(error).rstrip('.')}; mend that, and the same command goes on.") from error
         if key is not None:
             seed_everything(draw_seed(AUGMENT, *key))
         return self.transform(image), int(self.files.labels[index])

@@ -116,7 +116,7 @@ class Training:
 
         Raises Refusal, on all ranks, for a loss that is not finite.
         """
-        news = self.ranks.gather((torch.stack(pending).double().cpu(), stop))
+        news = self.ranks.gather((torch.stack(pending).cpu().double(), stop))
         pending.clear()
         for loss in torch.cat([losses for losses, _ in news], 1).mean(1).tolist():  # (steps, groups)
             if not math.isfinite(loss):

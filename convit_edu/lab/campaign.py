@@ -30,7 +30,7 @@ from . import records
 from .experiments import LEARNING_RATES, Cell, Settings, check_name, closest, grid
 from .results import cells_of, settings, unasked
 from .run import dataset, perform
-from .run_config import NETWORKS, RunConfig
+from .run_config import RunConfig, create
 from .scales import SCALES, Scale
 
 ELSEWHERE = "elsewhere"  # what `do` answers where another process has a run in its hands
@@ -108,8 +108,8 @@ def arithmetic(config: RunConfig) -> float:
 @lru_cache
 def _forward(data: str, network: str, model: str) -> int:
     sides = {"fashion_mnist_5k": (28, 28), "cifar100": (32, 32), "imagenette": (96, 96)}[data]
-    model = NETWORKS[network](**json.loads(model))
-    return multiply_adds(model, (model.config["in_chans"], *sides))
+    built = create(network, json.loads(model))
+    return multiply_adds(built, (built.config["in_chans"], *sides))
 
 
 def default_jobs(device: torch.device) -> int:
@@ -149,8 +149,6 @@ def run(
         ValueError: an unknown name, scale or device, a record that cannot be read or written, too many jobs.
         FileNotFoundError: the data are not where they should be.
     """
-    from joblib.externals.loky import get_reusable_executor
-
     if scale_name not in SCALES:
         raise ValueError(f"Unknown scale {scale_name!r}{closest(scale_name, SCALES)}; known: {', '.join(SCALES)}.")
     for name in names:  # all of them, before time is spent on the first
@@ -165,6 +163,8 @@ def run(
     if len(names) > 1:
         total = seconds_left(names, scale, out, seeds)
         print(f"{len(names)} experiments, in all about {minutes(total / jobs)}.", flush=True)
+    from joblib.externals.loky import get_reusable_executor
+
     try:
         # One after the other: the rates that search finds decide what comes next.
         return sum(_run_one(name, scale, out, where, jobs, seeds, root) for name in names)

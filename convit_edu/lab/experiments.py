@@ -12,7 +12,7 @@ from statistics import mean
 from ..beyond.cnn import CNN
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import PatchCNN
-from ..model import CONFIGS, ConViT
+from ..model import CONFIGS, ConViTSettings
 from ..train import Recipe
 from .run_config import RunConfig, whole
 from .scales import Scale
@@ -109,7 +109,7 @@ class Grid:
             model["local_up_to_layer"] = 0
             if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
                 model["num_heads"] = few
-        return whole(ConViT, model)
+        return whole(ConViTSettings, {"mixing": "gated"} | model)  # which class: see `RunConfig.build`
 
     def cnn(self) -> dict:
         base = CONFIGS[self.scale.model]
@@ -293,7 +293,8 @@ class Grid:
             wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
             wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
             probe = not given.get("held_out", False)
-            config = replace(config, network="WideConViT", model=whole(ConViT, wide), probe=probe)
+            model = whole(ConViTSettings, {"mixing": "gated"} | wide)
+            config = replace(config, network="WideConViT", model=model, probe=probe)
         if arm in ("CNN, trained on", "recast"):
             config = replace(config, start=self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config)
         if arm == "recast":

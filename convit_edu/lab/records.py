@@ -203,10 +203,13 @@ def checkpoint(
 
     def read_model(file) -> ConViT:
         config = json.loads(file.metadata()["convit_edu"])["config"]
+        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
+        config = {name: value for name, value in config.items() if name not in retired or value != retired[name]}
         keys = [key for key in file.keys() if key.startswith(start)]
         if not keys:
             raise KeyError(f"no weights after {step} steps")
-        model = ConViT(**config)
+        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
+        model = ConViT(**{key: value for key, value in config.items() if retired.get(key, ...) != value})
         model.load_state_dict({key.removeprefix(start): file.get_tensor(key).float() for key in keys})
         return model.eval()
 

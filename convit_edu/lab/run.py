@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .. import data
 from ..beyond.distillation import HardDistillation, predictions
 from ..beyond.recast import recast
+from ..beyond.single_softmax import PSAConViT
 from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
 from ..train import evaluate, pick_device, train
@@ -162,9 +163,9 @@ def advice(student: nn.Module, teacher: nn.Module, images: data.Dataset) -> dict
                                                                images.train_labels),
     ):  # fmt: skip
         said = predictions(teacher, pictures, images)
-        found[name] = round(100 * (said == labels).double().mean().item(), 2)
+        found[name] = round(100 * (said == labels).cpu().double().mean().item(), 2)
     said, own = (predictions(model, images.test_images, images) for model in (teacher, student))
-    return found | {"agreement": round(100 * (said == own).double().mean().item(), 2)}
+    return found | {"agreement": round(100 * (said == own).cpu().double().mean().item(), 2)}
 
 
 def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
@@ -172,7 +173,7 @@ def masked_accuracy(model: ConViT, images: data.Dataset, device: str) -> dict:
     with masked_positions(model):
         found: dict[str, object] = {"absolute positions": evaluate(model, images, device)}
     layers = gpsa_layers(model)
-    if layers and layers[0].mixing == "gated":
+    if layers and not isinstance(model, PSAConViT):  # which has no gates
         for what, gate in (("content", 1), ("position", 0)):
             found[what] = []  # masked in the first layer, in the first two, ...
             for number in range(1, len(layers) + 1):

@@ -13,6 +13,7 @@ from torch import nn
 from ..beyond.cnn import CNN
 from ..beyond.initial_weights import STARTS
 from ..beyond.recast import POSITION_ONLY, PatchCNN, WideConViT
+from ..beyond.single_softmax import PSAConViT
 from ..locality import gpsa_layers
 from ..model import ConViT
 from ..train import Recipe
@@ -20,6 +21,13 @@ from ..train import Recipe
 NETWORKS: dict[str, type[nn.Module]] = {
     "ConViT": ConViT, "CNN": CNN, "PatchCNN": PatchCNN, "WideConViT": WideConViT,
 }  # fmt: skip
+
+
+def create(network: str, model: dict) -> nn.Module:
+    """One of `NETWORKS` with these arguments; "mixing" among them, as records have it, says which ConViT it is."""
+    given = {name: value for name, value in model.items() if name != "mixing"}
+    single_softmax = model.get("mixing") == "single_softmax"
+    return (PSAConViT if single_softmax else NETWORKS[network])(**given)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +110,7 @@ class RunConfig:
         """The model with its initial weights and with what is frozen; torch's random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = NETWORKS[self.network](**self.model)
+            model = create(self.network, self.model)
             if self.initial:
                 STARTS[self.initial](model)
         for layer in gpsa_layers(model) if self.freeze else ():

@@ -267,7 +267,8 @@ return (changed) => {
     : `Layer ${layer() + 1}, head ${head() + 1}. Query ${where}; key ${place(cursor, columns)}${far}: ${values.join(", ")}.`);
   if (form.gate) {
     const learned = pairs.reduce((sum, [l, h]) => sum + networks[0].gates[l][h], 0) / pairs.length;
-    write("summary", layer() < L || scope === 2 ? `Learned gate${pairs.length > 1 ? "s, on average" : ""}: ${learned.toFixed(2)}.` : "This layer has no gate: plain self-attention.");
+    const plainly = layer() < L ? "" : `Layer ${layer() + 1} has no gate, it is plain self-attention. `;
+    write("summary", `${plainly}Learned gate${pairs.length > 1 ? "s, on average" : ""}: ${learned.toFixed(2)}.`);
   }
   write("largest", on("common") ? `${shown(common)} of the attention` : `the largest of each map; of the mixture ${shown(Math.max(...found.mixed))}`);
   scoreSoon();

@@ -1,6 +1,8 @@
 """What the pages say about each other and about the package: names, symbols, records, links, spelling, terms.
 
-Each rule is a function: a page in, a list of problems out. `test_book.py` has the rules for a notebook by itself.
+    python scripts/lint_book.py    # every problem of the book in a line of its own; make lint calls it
+
+Each rule is a function: a page in, a list of problems out. `lint_notebooks.py` has the rules for a notebook by itself.
 Equations, figures, sources and terms that nothing defines are warnings of the build, and errors in `make book`.
 """
 
@@ -12,11 +14,12 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 import torch
-from test_book import NOTEBOOKS, PATH, ROOT, text
+from lint_notebooks import NOTEBOOKS, PATH, ROOT, problems_of_notebooks, text
 
 from convit_edu.lab.experiments import NAMES
 from convit_edu.lab.records import shipped
@@ -157,7 +160,7 @@ def symbols_in_the_notation(page):
 
 RECORD = re.compile(r"\bResults\(\"(\w+)\"")
 CHECKPOINT = re.compile(r"\bcheckpoint\(\"(\w+)\"")
-COMMAND = re.compile(r"(?:convit_edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
+COMMAND = re.compile(r"(?:convit[_-]edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
 SCRIPT = re.compile(r"\b(?:benchmarks|scripts)/\w+\.py\b")
 PAGE = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 
@@ -169,7 +172,7 @@ def references(page):
     recorded, folder = shipped() / "laptop", ROOT if page.name == "README" else BOOK
     experiments = [name for m in COMMAND.finditer(whole) for name in (m[1] or m[2]).split()]
     return [
-        *(f"no record {name}" for name in RECORD.findall(whole) if not (recorded / f"{name}.json").is_file()),
+        *(f"no record {name}" for name in RECORD.findall(whole) if name not in NAMES),
         *(f"no checkpoint {n}" for n in CHECKPOINT.findall(whole) if not (recorded / f"{n}.safetensors").is_file()),
         *(f"no experiment {name}" for name in experiments if name not in {*NAMES, "all"}),
         *(f"no script {name}" for name in SCRIPT.findall(whole) if not (ROOT / name).is_file()),
@@ -193,7 +196,8 @@ def links(used, listed):
 
 # --- spelling and numbers
 
-CORRECT = "nd"  # what codespell takes for a mistake (a product of N and D), in small letters, with commas between
+# What codespell takes for a mistake (a product of N and D, a name mistyped on purpose), in small letters.
+CORRECT = "nd,szie"
 
 
 def misspelt(files):
@@ -269,125 +273,36 @@ def terms_are_linked(page):
 RULES = [names_in_code, symbols_in_the_notation, references, numbers_of_a_machine, terms_are_linked]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_page_agrees_with_the_rest(page, rule):
-    problems = rule(page)
-    assert not problems, "\n" + "\n".join(problems)
+def misspelt_pages():
+    with tempfile.TemporaryDirectory() as folder:
+        for page in PAGES:
+            words = "\n\n".join(source for _, source in page.cells)
+            Path(folder, page.name).write_text(words, encoding="utf-8")
+        files = [*sorted(Path(folder).iterdir()), *SOURCES, *sorted((ROOT / "tests").glob("*.py"))]
+        return [line.removeprefix(f"{folder}/") for line in misspelt(files)]
 
 
-def test_links_are_listed_in_one_place():
+def exceptions_are_needed():
+    words = {page.name: "\n".join(source for _, source in page.markdown) for page in PAGES}
+    unused = [f"ALLOWED: {name} has no {what!r}" for name, what in ALLOWED if what not in words.get(name, "")]
+    return unused + [f"EVERYDAY: {term} is not in the glossary" for term in sorted(EVERYDAY - set(GLOSSARY))]
+
+
+def problems_of_pages():
+    for page in PAGES:
+        yield from (f"{page.name}: {problem}" for rule in RULES for problem in rule(page))
     used = [source for page in PAGES for _, source in page.cells]
     used += [path.read_text(encoding="utf-8") for path in SOURCES]
-    problems = links(used, (ROOT / "tests/links.txt").read_text(encoding="utf-8").splitlines())
-    assert not problems, "\n" + "\n".join(problems)
+    listed = (ROOT / "tests/links.txt").read_text(encoding="utf-8").splitlines()
+    yield from (f"tests/links.txt: {problem}" for problem in links(used, listed))
+    yield from misspelt_pages() + exceptions_are_needed()
 
 
-def test_spelling(tmp_path):
-    for page in PAGES:
-        words = "\n\n".join(source for _, source in page.cells)
-        (tmp_path / page.name).write_text(words, encoding="utf-8")
-    problems = misspelt([*tmp_path.iterdir(), *SOURCES, *sorted((ROOT / "tests").glob("*.py"))])
-    assert not problems, "\n" + "\n".join(problems)
+def main():
+    problems = [*problems_of_notebooks(), *problems_of_pages()]
+    print("\n".join(problems) if problems else f"{len(PAGES)} pages keep the rules")
+    return bool(problems)
 
 
-def test_exceptions_are_needed():
-    words = {page.name: "\n".join(source for _, source in page.markdown) for page in PAGES}
-    assert not [(name, what) for name, what in ALLOWED if what not in words.get(name, "")]
-    assert set(GLOSSARY) >= EVERYDAY
-
-
-# --- the rules themselves: cells that pass, and cells with one problem each
-
-
-def made_of(*cells):
-    return Page("a-page", [(cell.startswith("#!"), cell) for cell in cells])
-
-
-def table(symbol, code):
-    return made_of(f"| symbol | name in code |\n|---|---|\n| {symbol} | {code} |\n\n`not this`", "#!\nmine = 1")
-
-
-GOOD = [
-    (names_in_code, [table("", code) for code in (
-        "", "never made", "`num_heads`", "`GPSA.gating_param`, `gate()`", "`Recipe.lr`", "`locality.gates(model)`",
-        "`mine[0, :]`", '`trace["blocks.l"]`', "`Estimate.n`", "`pos_proj.weight`", "`len(mine)`",
-    )]),
-    (symbols_in_the_notation, [table(symbol, "") for symbol in (
-        "$A^{l,h}$", "$Q$, $K$", "$G_h, G_w$", "$g = \\sigma(\\lambda)$", "$W_\\text{val}$", "start",
-    )]),
-    (references, [made_of(cell) for cell in (
-        "[1](04-gpsa.ipynb) [2](#here)", "`python -m convit_edu run ablation psa`", "`python benchmarks/attention.py`",
-        '#!\nResults("ablation"); checkpoint("convit")',
-    )]),
-    (numbers_of_a_machine, [made_of(cell) for cell in (
-        "trained for 300 steps on 5,000 images", "**It runs in** about 30 seconds.", "a gate of 0.73 at $12 s$",
-        "(★ five minutes)", "Table 2.1 on 14 × 14", "`sleep 5 s`", "3 softmaxes",
-    )]),
-    (terms_are_linked, [made_of("#!", cell) for cell in (
-        "{term}`Patches <patch>` and patches, {term}`GPSA`, later gated positional self-attention",
-        "# Patch\n\n| patch |\n\n`patch`, $patch$, **patch**, [patch](a.md)\n\n```{tip}\npatch\n```",
-        "self-attention-like, dispatch, ConViT-S, a parity",
-    )]),
-]  # fmt: skip
-
-BAD = [
-    (names_in_code, "number_of_heads", table("", "`number_of_heads`")),
-    (names_in_code, "GPSA.gatingparam", table("", "`GPSA.gatingparam`")),
-    (names_in_code, "Recipe.nothing", table("", "`Recipe.nothing`")),
-    (names_in_code, "locality.gate", table("", "`locality.gate(model)`")),
-    (names_in_code, "no Python", table("", "`two words`")),
-    (symbols_in_the_notation, "no \\Omega_x", table("$\\Omega_x^h$", "")),
-    (references, "no record ablations", made_of('#!\nResults("ablations")')),
-    (references, "no checkpoint resnet", made_of('#!\ncheckpoint("resnet")')),
-    (references, "no experiment ablations", made_of("`python -m convit_edu run psa ablations`")),
-    (references, "no experiment nothing", made_of("then `run nothing`")),
-    (references, "no experiment sizes", made_of("the experiment `sizes`")),
-    (references, "no page 04-gspa.ipynb", made_of("[04](04-gspa.ipynb)")),
-    (references, "no script benchmarks/none.py", made_of("`python benchmarks/none.py`")),
-    *((numbers_of_a_machine, "cell 0", made_of(cell)) for cell in (
-        "It took 12 s.", "1,442 images/s", "in 3.5 ms", "about 30 seconds", "2.6 MB", "with PyTorch 2.5", "timm 1.0",
-        "on 2026-11-23", "at 10:00", "from /home/ada/x",
-    )),
-    (terms_are_linked, "link patch", made_of("#!", "Two patches, {term}`patches <patch>`")),
-    (terms_are_linked, "link class token", made_of("#!", "a class\ntoken")),
-    (terms_are_linked, "link gated positional", made_of("#!", "Gated positional self-attention, {term}`GPSA`")),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("rule", "pages"), GOOD, ids=lambda value: getattr(value, "__name__", ""))
-def test_good_cells_pass(rule, pages):
-    assert [rule(page) for page in pages] == [[]] * len(pages)
-
-
-@pytest.mark.parametrize(("rule", "message", "page"), BAD, ids=lambda value: getattr(value, "__name__", ""))
-def test_a_bad_cell_fails(rule, message, page):
-    (problem,) = rule(page)
-    assert message in problem
-
-
-def test_every_rule_has_both():
-    assert {rule for rule, _ in GOOD} == {rule for rule, *_ in BAD} == set(RULES)
-
-
-def test_a_term_is_not_linked_where_it_is_explained():
-    page = made_of("#!", "two patches")
-    assert GLOSSARY["patch"] == ("patch", "02-self-attention")
-    assert first_uses(page) == [(1, 4, 11, "patch", False)]
-    assert first_uses(page._replace(name="02-self-attention")) == []
-
-
-def test_links_are_told_apart():
-    doi = "https://doi.org/10.1109/CVPR.2016.90"
-    assert links(["See https://a.org/b. And (https://b.org/)", doi], ["https://a.org/b", "https://b.org/"]) == []
-    assert links(["https://a.org"], []) == ["not listed: https://a.org"]
-    assert links([], ["https://a.org"]) == ["listed, not used: https://a.org"]
-    assert links(["https://a.org https://b.org"], ["https://b.org", "https://a.org"]) == ["not sorted"]
-
-
-def test_mistakes_are_found(tmp_path):
-    (tmp_path / "good").write_text("The colour of a neighbour, favoured by the centre.", encoding="utf-8")
-    mistake = "We receive it.".replace("ei", "ie")  # not written out: this file is checked, too
-    (tmp_path / "bad").write_text(mistake, encoding="utf-8")
-    (problem,) = misspelt([tmp_path / "good", tmp_path / "bad"])
-    assert "receive" in problem
+if __name__ == "__main__":
+    sys.exit(main())
