@@ -33,7 +33,7 @@ EVERYDAY = {"arm", "checkpoint", "key", "masking", "padding", "parity", "record"
 
 # Numbers of a machine or a version that may stand in prose: (page, words) and why.
 ALLOWED = {
-    ("intro", "Python 3.11"): "what the installation needs",
+    ("run-it", "Python 3.11"): "what the installation needs",
 }
 
 

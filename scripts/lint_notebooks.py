@@ -231,8 +231,55 @@ def readme_shows_the_picture_of_the_front_page():
     return [] if shown else ["README.md: does not show the picture of book/intro.ipynb"]
 
 
+def prose(path):
+    """What a page says: its Markdown, and what its cells display as Markdown."""
+    if path.suffix == ".md":
+        return path.read_text(encoding="utf-8")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    written = [text(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    displayed = [out.get("data", {}).get("text/markdown", "") for cell in cells for out in cell.get("outputs", [])]
+    return "\n\n".join([*written, *map(text, displayed)])
+
+
+def read_aloud(source):
+    """The words of Markdown: no displayed formulas, no marks of boxes and terms, not where links lead."""
+    source = re.sub(r"^\$\$.*?^\$\$[^\n]*$", "", source, flags=re.M | re.S)
+    source = re.sub(r"^[`:~]{3,}.*$|^:\w+:.*$", "", source, flags=re.M)
+    source = re.sub(r"\{[\w:]+\}`([^`<]*?) *(?:<[^`]*>)?`", r"\1", source)
+    source = re.sub(r"\]\([^)]*\)", "]", source)
+    return " ".join(re.sub(r"[\[\]]", "", source).split())
+
+
+def front_page_says_how_long_a_chapter_is_to_read():
+    """200 words a minute, code and formulas apart, rounded up to five minutes; one step of five may be off."""
+    book, problems = ROOT / "book", []
+    rows = dict(re.findall(r"^\| \[.*?\]\(([\w-]+)\.ipynb\) \|.*\| (\d+) \|$", prose(book / "intro.ipynb"), re.M))
+    missing = {path.stem for path in NOTEBOOKS if path.stem[:2].isdigit()} - rows.keys()
+    for name, minutes in rows.items():
+        words = len(re.findall(r"[A-Za-z][\w'-]*", read_aloud(prose(book / f"{name}.ipynb"))))
+        if abs(int(minutes) - 5 * -(-words // 1000)) > 5:
+            problems.append(f"intro: {name} has {words:,} words, {words / 200:.0f} minutes, not {minutes}")
+    return problems + [f"intro: does not say how long {name} is to read" for name in sorted(missing)]
+
+
+def readme_opens_as_the_front_page_does():
+    """The headline and the three facts are the same sentences; only the links lead elsewhere."""
+    front, readme = (read_aloud(prose(ROOT / name)) for name in ("book/intro.ipynb", "README.md"))
+    facts = re.findall(r"- (\*\*.+?)(?= - |$)", front.split(" **Three ways on**")[0])
+    told = [*re.findall(r"\*\*.+?\*\*", front)[:1], *facts]
+    problems = [f"README.md: does not say, as the front page does: {each}" for each in told if each not in readme]
+    return problems + ["intro: three facts are wanted before the three ways on"] * (len(facts) != 3)
+
+
+OF_THE_FRONT = (
+    contents_list_every_page_once, readme_shows_the_picture_of_the_front_page, readme_opens_as_the_front_page_does,
+    front_page_says_how_long_a_chapter_is_to_read,
+)  # fmt: skip
+
+
 def problems_of_notebooks():
     for path in NOTEBOOKS:
         nb = json.loads(path.read_text(encoding="utf-8"))
         yield from (f"{path.name}: {problem}" for rule in RULES for problem in rule(nb))
-    yield from contents_list_every_page_once() + readme_shows_the_picture_of_the_front_page()
+    for rule in OF_THE_FRONT:
+        yield from rule()
