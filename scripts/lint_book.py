@@ -223,7 +223,7 @@ def numbers_of_a_machine(page):
 
 # --- terms of the glossary
 
-TERM = re.compile(r"\{term\}`(?:[^`<]*<)?([^`<>]+)>?`")
+TERM = re.compile(r"\[[^\]]*\]\(<?#([^)>]+)>?\)")
 
 
 def glossary_of(page):

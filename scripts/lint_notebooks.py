@@ -29,6 +29,7 @@ PATH = re.compile(r"(?<![\w.~/])(/(Users|content|home|mnt|opt|root|tmp|usr|var|w
 NO_ALT = re.compile(r"!\[\s*\]\(|<img\b(?![^>]*\balt=)|\{(?:image|figure)\}.*\n(?!(?::\w+:.*\n)*:alt:)")
 REMOTE = re.compile(r"!\[[^\]]*\]\(<?https?:|<img\b[^>]*\bsrc=[\"']?https?:|\{(?:image|figure)\}\s*https?:")
 PROGRESS = re.compile(r"\d+%\||\d ?(?:it/s|s/it)\b|\r(?!\n)")
+RAW = re.compile(r"\{[\w:+-]+\}`|^`{3,}\{[\w:-]+\}|^:{3,}\{margin\}", re.M)
 DIRECTIVE = re.compile(r"^[`:]{3,}\{(exercise|solution)(?:-start)?\} *(.*)\n((?::\w+:.*\n?)*)", re.M)
 
 # --- reading
@@ -134,6 +135,29 @@ def exercises_are_complete(nb):
     return problems
 
 
+def reads_without_sphinx(nb):
+    """JupyterLab and Colab read the same Markdown: references are links, boxes have colons, no number is glued in."""
+    problems = []
+    for i, cell in enumerate(nb["cells"]):
+        if cell["cell_type"] == "markdown":
+            found = RAW.findall(text(cell["source"]))
+            problems += [f"cell {i}: {raw!r} is for Sphinx alone: write a link, or a box with colons" for raw in found]
+    return problems
+
+
+def drawing_and_solutions_are_folded(nb):
+    """JupyterLab knows no hide-input, and opens a solution's code: both fold by the cell's metadata, in Colab too."""
+    problems, solution = [], False
+    for i, cell in enumerate(nb["cells"]):
+        if cell["cell_type"] == "markdown":
+            solution = "{solution-start}" in text(cell["source"])
+        elif (solution or tags(cell) & {"hide-input", "remove-input", "remove-cell"}) and text(cell["source"]).strip():
+            folded = cell["metadata"].get("jupyter", {}).get("source_hidden")
+            if not folded or cell["metadata"].get("cellView") != "form":
+                problems.append(f"cell {i}: fold its code (jupyter.source_hidden: true, cellView: form)")
+    return problems
+
+
 def ignored_outputs_are_few(nb):
     shown = [cell for _, cell in code_cells(nb) if cell["outputs"]]
     ignored = sum(IGNORE in tags(cell) for _, cell in code_cells(nb))
@@ -175,7 +199,8 @@ RULES = [
     first_cell_installs,
     executed_in_order, known_tags, no_stderr, no_surprising_error, no_local_path, images_have_alt,
     no_remote_image, no_final_semicolon, exercises_are_complete, ignored_outputs_are_few,
-    ignored_outputs_are_asserted, plain_kernel, small_file, no_progress_bar,
+    ignored_outputs_are_asserted, plain_kernel, small_file, no_progress_bar, reads_without_sphinx,
+    drawing_and_solutions_are_folded,
 ]  # fmt: skip
 
 

@@ -307,16 +307,18 @@ def test_killed_and_interrupted_it_keeps_what_was_recorded_and_goes_on(tmp_path,
 
 
 def test_a_worker_that_is_killed_is_explained(out, monkeypatch, capsys):
+    def kill_me(*args):  # in here, so that it travels to the process by its code and not by a name
+        import os
+        import signal
+
+        os.kill(os.getpid(), signal.SIGKILL)
+
     before = files(out)
     monkeypatch.setattr(campaign, "do", kill_me)
     assert main(command(["cutmix"], out, "--jobs", "2", "--seeds", "2")) == 2
     error = capsys.readouterr().err
     assert "memory" in error and "--jobs" in error and error.count("\n") == 1
     assert files(out) == before
-
-
-def kill_me(*args):
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 # --- bad input

@@ -42,7 +42,7 @@ GOOD = [
         "(★ five minutes)", "Table 2.1 on 14 × 14", "`sleep 5 s`", "3 softmaxes",
     )]),
     (terms_are_linked, [made_of("#!", cell) for cell in (
-        "{term}`Patches <patch>` and patches, {term}`GPSA`, later gated positional self-attention",
+        "[Patches](#patch) and patches, [GPSA](#GPSA), later gated positional self-attention, [Fig. 1](#fig-a)",
         "# Patch\n\n| patch |\n\n`patch`, $patch$, **patch**, [patch](a.md)\n\n```{tip}\npatch\n```",
         "self-attention-like, dispatch, ConViT-S, a parity",
     )]),
@@ -66,9 +66,9 @@ BAD = [
         "It took 12 s.", "1,442 images/s", "in 3.5 ms", "about 30 seconds", "2.6 MB", "with PyTorch 2.5", "timm 1.0",
         "on 2026-11-23", "at 10:00", "from /home/ada/x",
     )),
-    (terms_are_linked, "link patch", made_of("#!", "Two patches, {term}`patches <patch>`")),
+    (terms_are_linked, "link patch", made_of("#!", "Two patches, [patches](#patch)")),
     (terms_are_linked, "link class token", made_of("#!", "a class\ntoken")),
-    (terms_are_linked, "link gated positional", made_of("#!", "Gated positional self-attention, {term}`GPSA`")),
+    (terms_are_linked, "link gated positional", made_of("#!", "Gated positional self-attention, [GPSA](#GPSA)")),
 ]  # fmt: skip
 
 

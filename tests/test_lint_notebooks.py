@@ -11,6 +11,7 @@ from lint_notebooks import (
     MAX_BYTES,
     RAISES,
     RULES,
+    drawing_and_solutions_are_folded,
     executed_in_order,
     exercises_are_complete,
     first_cell_installs,
@@ -25,12 +26,14 @@ from lint_notebooks import (
     no_stderr,
     no_surprising_error,
     plain_kernel,
+    reads_without_sphinx,
     small_file,
 )  # fmt: skip
 
 
 def code(source="x = 1", *outs, count=1, tag=None, alt=None):
     metadata = {"tags": [tag] * bool(tag), "mystnb": {"image": {"alt": alt}}}
+    metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"} if tag == "remove-cell" else {}
     return dict(cell_type="code", source=source, execution_count=count, outputs=list(outs), metadata=metadata)
 
 
@@ -51,7 +54,7 @@ def notebook(*cells, kernel="python3"):
 
 
 CHECK = min(CHECKS, default="check_nothing")
-EXERCISE = markdown("```{exercise} Lower the gate\n:label: ex-gate\n\nLower it.\n```")
+EXERCISE = markdown(":::{exercise} Lower the gate\n:label: ex-gate\n\nLower it.\n:::")
 SOLUTION = markdown(":::{solution} ex-gate\n:class: dropdown\n\nSo.\n:::")
 ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["ValueError: no"]}
 PICTURE = shown("image/png", "aGk=")
@@ -62,7 +65,7 @@ INSTALL = code(FIRST_CELL, tag="remove-cell")
 GOOD = notebook(
     INSTALL,
     markdown("# A title\n\n![a drawing](figures/a.png), from https://example.org/home/"),
-    markdown("```{image} b.png\n:width: 9\n:alt: A drawing.\n```"),
+    markdown(":::{image} b.png\n:width: 9\n:alt: A drawing.\n:::\n\nA [head](#head), [Fig. 1](#fig-a)."),
     code("plt.show()", PICTURE, count=2, alt="A line that rises."),
     code("gate(-1)", ERROR, count=3, tag=RAISES),
     EXERCISE,
@@ -98,6 +101,10 @@ BAD = [
     (ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED, code("assert x", tag=IGNORE)]),
     (plain_kernel, "my-env", []),
     (small_file, "bytes, over", [markdown("x" * MAX_BYTES)]),
+    *((reads_without_sphinx, "for Sphinx alone", [markdown(source)]) for source in (
+        "a {term}`head`", "```{tip}\nx\n```", ":::{margin}\nx\n:::")),
+    (drawing_and_solutions_are_folded, "cell 0: fold", [code("plt.plot(x)", tag="hide-input")]),
+    (drawing_and_solutions_are_folded, "cell 1: fold", [markdown(":::{solution-start} ex-gate\n:::"), code("x = 1")]),
     (no_progress_bar, "progress", [code("train()", printed(" 40%|####      | 4/10"))]),
 ]
 

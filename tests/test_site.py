@@ -3,6 +3,7 @@
 `make check` runs this after `make book`. A page may link to other sites; it may load nothing from them.
 """
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -167,3 +168,21 @@ def test_a_page_that_keeps_to_itself_passes():
 @pytest.mark.parametrize("text", BAD)
 def test_a_page_that_loads_from_elsewhere_fails(text):
     assert len(foreign(Page(text))) == 1
+
+
+NOTEBOOKS = sorted((SITE / "_sources").rglob("*.ipynb"))
+SYNTAX = re.compile(r"\{[\w:+-]+\}`|^(?:`{3}|:{3,})(?:\{|$)|^:[\w-]+:|\]\(<?#|^\$\$ *\([\w-]+\)", re.M)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_downloaded_notebook_is_plain(path):
+    """What the download button and Colab give holds no Sphinx syntax, and every solution is folded."""
+    after_solution, seen = False, []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            seen += SYNTAX.findall(re.sub(r"^```\w+$.*?^```$", "", text, flags=re.M | re.S))
+            after_solution = "**Solution of exercise" in text
+        elif after_solution:
+            assert cell["metadata"]["jupyter"]["source_hidden"] and cell["metadata"]["cellView"] == "form", text
+    assert not seen

@@ -193,7 +193,7 @@ def _run_all(
 ) -> int:
     """Do all tasks; returns how many failed."""
     from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+    from joblib.externals.loky.process_executor import BrokenProcessPool
 
     threads = 1 if device.type == "cpu" else max(1, (os.cpu_count() or 1) // jobs)
     # The longest first: so that no core waits at the end for a single long run.
@@ -215,7 +215,7 @@ def _run_all(
                 print(f"\n{name} {task.label} seed {task.seed} failed: {reason}", file=sys.stderr)
             bar.update(_milliseconds(task))
             bar.set_postfix_str(f"{done} of {len(tasks)} done")
-    except TerminatedWorkerError as error:
+    except BrokenProcessPool as error:
         raise ValueError(
             "A process was killed from outside, most likely because memory ran out; "
             f"{done} runs of {name} were done before. Run again with a smaller --jobs."

@@ -464,16 +464,16 @@ def test_a_grid_is_one_stop_and_its_cells_say_their_value(opened):
     explorer = Explorer(opened, "network", FORMS.index("layer"))
     grid = explorer.root.locator("[role=grid]").nth(3)
     assert grid.get_attribute("aria-label") == "Mixed" and grid.locator("[tabindex='0']").count() == 1
-    explorer.walk(3, "ArrowUp", "ArrowRight")  # from the cell to the right of the query
-    chosen, place = grid.locator("[aria-selected=true]"), 2 * 7 + 5
+    explorer.walk(3, "ArrowDown", "ArrowLeft")  # from the cell to the right of the query
+    chosen, place = grid.locator("[aria-selected=true]"), 4 * 7 + 3
     assert chosen.evaluate("cell => cell === document.activeElement")
     value = explorer.values()["mixed"][place]
     assert float(chosen.get_attribute("aria-label")) == pytest.approx(value, abs=0.006)
-    assert "key row 3, column 6, offset +2, −1: " in explorer.said
+    assert "key row 5, column 4, offset 0, +1: " in explorer.said
     assert explorer.said.endswith(f"mixed {chosen.get_attribute('aria-label')}.")
     for _ in range(9):
         opened.keyboard.press("ArrowUp")  # stays in the grid
-    assert "key row 1, column 6" in explorer.said
+    assert "key row 1, column 4" in explorer.said
     ring = grid.locator("[aria-selected=true]").evaluate("cell => getComputedStyle(cell).outlineWidth")
     assert ring == "3px"  # focus is seen
 
