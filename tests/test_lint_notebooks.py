@@ -1,5 +1,7 @@
 """The rules for notebooks: a good notebook passes them all, a bad one fails the rule that it was made for."""
 
+import json
+
 import lint_notebooks as lint
 import pytest
 from lint_notebooks import (
@@ -134,3 +136,54 @@ def test_a_page_that_is_not_listed_and_one_that_is_not_there_are_named(tmp_path,
         "_toc.yml: book/c is listed and not there", "_toc.yml: book/b is there and not listed",
         "_toc.yml: book/a is listed twice",
     ]  # fmt: skip
+
+
+FRONT = """# A book
+
+**One [headline](a.md).**
+
+- **First.** A {term}`gate <gate>` of 0.73 ([chapter 01](01-a.ipynb)).
+- **Second.** So.
+- **Third.** Thus.
+
+**Three ways on**
+
+- a tour
+
+| [01 A](01-a.ipynb) | what? | 10 |
+"""
+
+
+def front_of(tmp_path, monkeypatch, readme=None, words=1500):
+    """A book of a front page, a chapter of so many words, and a README."""
+    (tmp_path / "book").mkdir()
+    chapter = f"# Title\n\n{'word ' * (words - 1)}\n\n$$\n{'x ' * 1000}\n$$ (eq-a)"
+    for name, source in {"intro": FRONT, "01-a": chapter}.items():
+        (tmp_path / "book" / f"{name}.ipynb").write_text(json.dumps(notebook(markdown(source))), encoding="utf-8")
+    readme = readme or FRONT.replace("(01-", "(book/01-").replace("{term}`gate <gate>`", "gate")
+    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    monkeypatch.setattr(lint, "ROOT", tmp_path)
+    monkeypatch.setattr(lint, "NOTEBOOKS", [tmp_path / "book" / "01-a.ipynb", tmp_path / "book" / "intro.ipynb"])
+
+
+@pytest.mark.parametrize(("words", "said"), [(1500, None), (3200, "3,200 words, 16 minutes, not 10")])
+def test_minutes_to_read_follow_the_words(tmp_path, monkeypatch, words, said):
+    front_of(tmp_path, monkeypatch, words=words)
+    problems = lint.front_page_says_how_long_a_chapter_is_to_read()
+    assert problems == [f"intro: 01-a has {said}"] * bool(said)
+
+
+def test_a_chapter_without_minutes_is_named(tmp_path, monkeypatch):
+    front_of(tmp_path, monkeypatch)
+    monkeypatch.setattr(lint, "NOTEBOOKS", [tmp_path / "book" / "02-b.ipynb"])
+    assert lint.front_page_says_how_long_a_chapter_is_to_read() == ["intro: does not say how long 02-b is to read"]
+
+
+@pytest.mark.parametrize("changed", ["**Second.** So.", "0.73", "**One"])
+def test_a_readme_that_says_something_else_is_named(tmp_path, monkeypatch, changed):
+    front_of(tmp_path, monkeypatch)
+    assert lint.readme_opens_as_the_front_page_does() == []
+    told = (tmp_path / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(told.replace(changed, "else"), encoding="utf-8")
+    (problem,) = lint.readme_opens_as_the_front_page_does()
+    assert problem.startswith("README.md: does not say") and changed in problem
