@@ -95,7 +95,7 @@ notebooks: $(STAMP)
 	@CONVIT_EDU_PROGRESS=0 MPLBACKEND= $(PY) -m nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=300 \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.store_widget_state=False book/*.ipynb
-	@$(PY) scripts/lighten_pictures.py book/*.ipynb
+	@$(PY) scripts/tidy_notebooks.py book/*.ipynb
 	@$(PY) scripts/front_picture.py
 
 experiments: $(STAMP)

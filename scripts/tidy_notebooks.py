@@ -1,9 +1,10 @@
-"""Make the pictures in the notebooks smaller where that cannot be seen: `make notebooks` calls it.
+"""Tidy the stored outputs of notebooks: lighter pictures, and printed lines in one piece. `make notebooks` calls it.
 
+A busy machine cuts what a cell prints into pieces, at places that differ from run to run: they are joined.
 A PNG becomes one of at most 256 colours if no areas change by more than `SLIGHT`, and hardly a pixel by more than
 `SEEN`: those are the soft edges of letters. Heat maps are read by their colours, and their patches are areas.
 
-    python scripts/lighten_pictures.py book/*.ipynb
+    python scripts/tidy_notebooks.py book/*.ipynb
 """
 
 import base64
@@ -36,11 +37,25 @@ def lighter(content: bytes) -> bytes:
     return min(content, written.getvalue(), key=len)
 
 
+def joined(outputs: list[dict]) -> list[dict]:
+    """The same outputs, those to one stream that follow each other being one."""
+    found: list[dict] = []
+    for output in outputs:
+        if found and output["output_type"] == "stream" and output.get("name") == found[-1].get("name"):
+            text = "".join(found[-1]["text"]) + "".join(output["text"])
+            found[-1] = found[-1] | {"text": text.splitlines(keepends=True)}
+        else:
+            found.append(output)
+    return found
+
+
 def main(paths: list[str]) -> None:
     for path in map(Path, paths):
         before = path.read_text(encoding="utf-8")
         notebook = json.loads(before)
         for cell in notebook["cells"]:
+            if "outputs" in cell:
+                cell["outputs"] = joined(cell["outputs"])
             for output in cell.get("outputs", []):
                 picture = output.get("data", {}).get("image/png")
                 if picture:

@@ -1,4 +1,4 @@
-"""Lighter pictures: fewer bytes where nobody sees it, and the same bytes where somebody would."""
+"""Tidy notebooks: fewer bytes where nobody sees it, the same bytes where somebody would, printed lines in one piece."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ import pytest
 from lint_notebooks import ROOT
 from PIL import Image
 
-SCRIPT = runpy.run_path(str(ROOT / "scripts" / "lighten_pictures.py"))
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "tidy_notebooks.py"))
 lighter, main = SCRIPT["lighter"], SCRIPT["main"]
 
 
@@ -62,3 +62,14 @@ def test_nothing_but_the_pictures_of_a_notebook_changes(tmp_path, chart):
     assert len(data["image/png"]) < len(picture)
     data["image/png"] = picture
     assert found == notebook
+
+
+def test_printed_lines_are_joined_and_nothing_else():
+    def stream(name, *text):
+        return {"output_type": "stream", "name": name, "text": list(text)}
+
+    picture = {"output_type": "display_data", "data": {}}
+    rest = [stream("stderr", "d"), picture, stream("stdout", "e")]
+    cut = [stream("stdout", "a\n", "b"), stream("stdout", " c\n"), *rest]
+    whole = [stream("stdout", "a\n", "b c\n"), *rest]
+    assert SCRIPT["joined"](cut) == whole and SCRIPT["joined"](whole) == whole
