@@ -13,7 +13,7 @@ STAMP := .venv/.installed
 # Written when .venv is made. A .venv without it is somebody's own, and stays.
 OURS := .venv/.made-by-make
 
-.PHONY: help book test check site pdf lab notebooks experiments bench wheel-test compat links lint pins clean FORCE
+.PHONY: help book test check site pdf lab notebooks numbers experiments bench wheel-test compat links lint pins clean FORCE
 
 help:
 	@echo "make book         build the book into _build/html; a warning is an error"
@@ -23,6 +23,7 @@ help:
 	@echo "make pdf          build the book and print it, if Chromium is there"
 	@echo "make lab          open JupyterLab on book/"
 	@echo "make notebooks    run every notebook again and store its outputs"
+	@echo "make numbers      write the numbers of figures, equations and exercises into the links to them"
 	@echo "make experiments  run what is missing of the recorded experiments; goes on where it stopped"
 	@echo "make bench        measure speed and memory side by side with timm, and record it"
 	@echo "make wheel-test   run every chapter with only the wheel installed"
@@ -84,6 +85,11 @@ pdf: book
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab book
+
+# After chapters, figures or equations have moved: the numbers that links write out.
+numbers: $(STAMP)
+	@CONVIT_EDU_NUMBERS=write .venv/bin/jupyter-book build . --all -q -n -W --keep-going >/dev/null
+	@echo "The numbers in links are those of figures, equations and exercises as they stand now."
 
 notebooks: $(STAMP)
 	@CONVIT_EDU_PROGRESS=0 MPLBACKEND= $(PY) -m nbconvert --to notebook --execute --inplace \

@@ -162,7 +162,7 @@ RECORD = re.compile(r"\bResults\(\"(\w+)\"")
 CHECKPOINT = re.compile(r"\bcheckpoint\(\"(\w+)\"")
 COMMAND = re.compile(r"(?:convit[_-]edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
 SCRIPT = re.compile(r"\b(?:benchmarks|scripts)/\w+\.py\b")
-PAGE = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+PAGE = re.compile(r"\]\((?!https?:|<?#)([^)#\s]+)")
 
 
 def references(page):
@@ -197,7 +197,7 @@ def links(used, listed):
 # --- spelling and numbers
 
 # What codespell takes for a mistake (a product of N and D, a name mistyped on purpose), in small letters.
-CORRECT = "nd,szie"
+CORRECT = "nd,reprot,szie"
 
 
 def misspelt(files):

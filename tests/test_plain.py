@@ -1,5 +1,6 @@
 """Plain notebooks: each piece of Sphinx syntax has a plain form or is refused, and written numbers are true."""
 
+import base64
 import importlib.util
 from pathlib import Path
 
@@ -11,7 +12,7 @@ plain = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(plain)
 
 NUMBERS = {"fig-a": "4.1", "eq-a": "4.2", "ex-a": "4.3"}
-BOOK = plain.Book(NUMBERS, {"fig-a": "book/04", "patch": "book/glossary"})
+BOOK = plain.Book(NUMBERS, {"fig-a": "book/04", "patch": "book/glossary"}, folder=AT.parents[1])
 SITE = plain.Book(NUMBERS, BOOK.pages, "https://example.org/b")
 
 PAIRS = {
@@ -46,11 +47,20 @@ def test_links_lead_to_the_published_book_where_it_is_known():
 
 @pytest.mark.parametrize("source, named", [
     (":::{list-table}\n:::", "list-table"), ("a {term}`patch`", "{term}"), (":::{dropdown} A\nopen", "does not end"),
+    (":::{figure} none.svg\n:alt: x\n:::", "none.svg"),
     (":::{exercise} A\n:label: ex-other\n:::", "ex-other"), ("$$\na\n$$ (eq-other)", "eq-other"),
 ])  # fmt: skip
 def test_what_has_no_plain_form_is_refused(source, named):
     with pytest.raises(plain.NotPlain, match=named):
         plain.plain_text(source, BOOK)
+
+
+def test_a_drawing_comes_along():
+    source = ":::{figure} _static/drawings/gate.svg\n:name: fig-a\n:alt: A curve.\n\nIt rises.\n:::"
+    picture, _, number, words = plain.plain_text(source, BOOK).split("\n")
+    drawing = AT.parents[1] / "_static" / "drawings" / "gate.svg"
+    assert base64.b64decode(picture.removeprefix("![A curve.](data:image/svg+xml;base64,")[:-1]) == drawing.read_bytes()
+    assert (number, words) == ("**Fig. 4.1.**", "It rises.")
 
 
 def test_a_figure_is_followed_by_its_number_and_caption():

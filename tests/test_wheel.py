@@ -53,7 +53,8 @@ def installed(wheel, tmp_path_factory) -> Path:
 def test_the_wheel_holds_every_file_of_the_package(wheel):
     with zipfile.ZipFile(wheel) as packed:
         names = {name for name in packed.namelist() if name.startswith("convit_edu/")}
-    parts = ("*.py", "py.typed", "datasets/*", "static/*", "recorded/**/*.json", "recorded/**/*.safetensors", "recorded/**/*.md")
+    parts = ["*.py", "py.typed", "datasets/*", "static/*"]
+    parts += [f"recorded/**/*.{kind}" for kind in ("json", "safetensors", "md")]
     files = [path for part in parts for path in (ROOT / "convit_edu").rglob(part)]
     expected = {path.relative_to(ROOT).as_posix() for path in files if path.is_file()}
     assert len(expected) > 30

@@ -47,8 +47,12 @@ def markdown() -> str:
                 continue
             lines += [f"### `{module.__name__}`", "", "```{eval-rst}", f".. automodule:: {module.__name__}", ""]
             for name in names:
-                if inspect.isclass(getattr(module, name)):
-                    lines += [f".. autoclass:: {module.__name__}.{name}", "   :members:", ""]
+                thing = getattr(module, name)
+                if inspect.isclass(thing):
+                    # An attribute that is a class, such as ConViT.local_layer, would be explained a second time.
+                    classes = ", ".join(key for key, value in vars(thing).items() if inspect.isclass(value))
+                    lines += [f".. autoclass:: {module.__name__}.{name}", "   :members:"]
+                    lines += [f"   :exclude-members: {classes}", ""] if classes else [""]
                 else:
                     lines += [f".. autofunction:: {module.__name__}.{name}", ""]
             lines += ["```", ""]

@@ -9,6 +9,7 @@ It also checks the numbers that chapters write out ("[Fig. 4.2](#fig-gpsa-single
 what it links to is a warning, and so an error in `make book`. `make numbers` writes them anew.
 """
 
+import base64
 import json
 import os
 import re
@@ -38,11 +39,13 @@ class Book:
         numbers: "4.2" of every labelled figure, table, equation and exercise.
         pages: the name of the page on which a label stands.
         site: where the built pages are published, "" if that is not known.
+        folder: where the chapters and their pictures stand.
     """
 
     numbers: dict[str, str]
     pages: dict[str, str]
     site: str = ""
+    folder: Path = Path("book")
 
 
 class NotPlain(ValueError):
@@ -95,11 +98,23 @@ def _directive(opened: re.Match, body: list[str], book: Book) -> list[str]:
         return [f"> {line}".rstrip() for line in [*heading, *content]]
     if name == "exercise":
         return [f"**Exercise {_number(options['label'], book)}: {title}**", "", *content]
+    if name in ("figure", "image"):
+        caption = [f"**Fig. {book.numbers.get(options.get('name', ''), '')}.**", *content] if content else []
+        return [f"![{options.get('alt', '')}]({_embedded(title, book)})", "", *caption]
     if name == "solution-start":
         return [f"**Solution of exercise {_number(title, book)}** (its code is folded)", *content]
     if name == "solution-end":
         return []
     raise NotPlain(f"the directive {name} has no plain form")
+
+
+def _embedded(path: str, book: Book) -> str:
+    """A picture of the book's as an address that holds it: a downloaded notebook stands alone."""
+    file = book.folder / path
+    kind = {".svg": "svg+xml", ".png": "png"}.get(file.suffix)
+    if kind is None or not file.is_file():
+        raise NotPlain(f"the picture {path} is no SVG or PNG beside the chapters")
+    return f"data:image/{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
 
 
 def _number(label: str, book: Book) -> str:
@@ -218,7 +233,7 @@ def write_plain(app, exception) -> None:
         return
     address = re.fullmatch(r"https://github\.com/([^/]+)/([^/]+)", getattr(app.config, "convit_edu_repository", ""))
     site = app.config.html_baseurl.rstrip("/") or (f"https://{address[1]}.github.io/{address[2]}" if address else "")
-    book = Book(*numbers_of(app.env), site)
+    book = Book(*numbers_of(app.env), site, Path(app.srcdir, "book"))
     for page, path in notebooks(app):
         target = Path(app.outdir, "_sources", page + path.suffix)
         if not target.is_file():
