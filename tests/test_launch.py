@@ -106,7 +106,7 @@ def build(launch, tmp_path):
     pytest.importorskip("sphinx_book_theme", reason="the theme is not installed: pip install -e '.[book,test]'")
     cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": 1, "outputs": [],
             "source": launch.FIRST_CELL.splitlines(keepends=True)}  # fmt: skip
-    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter\n\nWhat *is* \"so\"."]}
+    title = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": ["# A chapter\n\nWhat *is* R & C?"]}
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"},
                 "language_info": {"name": "python", "pygments_lexer": "ipython3"}}  # fmt: skip
     notebook = {"cells": [title, cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
@@ -148,7 +148,7 @@ def test_page_and_package_are_tied_and_names_are_quoted(build, monkeypatch):
 def test_other_sites_are_told_what_a_page_is_about(build, monkeypatch):
     page, _ = build("")
     assert "<title>A chapter</title>" in page  # not "A chapter — A chapter"
-    assert '<meta name="description" content="What is &quot;so&quot;.">' in page
+    assert '<meta name="description" content="What is R &amp; C?">' in page
     assert '<meta property="og:title" content="A chapter">' in page and "og:image" not in page
     page, _ = build("https://github.com/Ada/convit")
     assert '<meta property="og:image" content="https://ada.github.io/convit/_static/gate.png">' in page
