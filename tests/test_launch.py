@@ -96,6 +96,7 @@ CONF = """
 extensions = ["myst_nb", "launch"]
 html_theme, nb_execution_mode = "sphinx_book_theme", "off"
 html_title = "A chapter"
+exclude_patterns = ["jupyter_execute", "out"]
 html_theme_options = {{"repository_url": {address!r}}}
 import sys; sys.path.insert(0, {extensions!r})
 """
