@@ -132,7 +132,8 @@ def test_a_small_file_that_declares_a_huge_picture_is_refused_before_it_is_decod
         "import re, sys; from pathlib import Path; from convit_edu.pictures import read_picture\n"
         "try: read_picture(sys.argv[1])\n"
         "except ValueError as error: print(error)\n"
-        "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])"  # its own peak, not its parent's
+        # Its own peak: what getrusage calls one may be that of the process it came from.
+        "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(pictures.__file__).parents[1])}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, tmp_path / "bomb.webp"], capture_output=True,
