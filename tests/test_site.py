@@ -171,7 +171,7 @@ def test_a_page_that_loads_from_elsewhere_fails(text):
 
 
 NOTEBOOKS = sorted((SITE / "_sources").rglob("*.ipynb"))
-SYNTAX = re.compile(r"\{[\w:+-]+\}`|^(?:`{3}|:{3,})(?:\{|$)|^:[\w-]+:|\]\(<?#|^\$\$ *\([\w-]+\)", re.M)
+SYNTAX = re.compile(r"\{[\w:+-]+\}`|^(?:`{3,}\{|:{3,})|^:[\w-]+:|\]\(<?#|^\$\$ *\([\w-]+\)", re.M)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
