@@ -129,8 +129,6 @@ def published(address: str) -> str:
 def introduce(app, pagename: str, templatename: str, context: dict[str, Any], doctree) -> None:
     """What others show of a page: its first paragraph and, where the site has a place, a picture."""
     title = re.sub(r"<[^>]+>", "", context.get("title") or "")
-    if title == app.config.html_title:
-        context["docstitle"] = ""  # the first page would be called "ConViT, understood — ConViT, understood"
     if doctree is None:
         return
     from docutils import nodes
@@ -167,6 +165,14 @@ def fill_downloads(app, exception) -> None:
         path.write_text(fill(path.read_text(encoding="utf-8"), address, revision), encoding="utf-8")
 
 
+def say_the_title_once(app, exception) -> None:
+    """The first page would be called "ConViT, understood — ConViT, understood"."""
+    path = Path(app.outdir, f"{app.config.root_doc}.html")
+    if not exception and path.is_file():
+        page = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"<title>(.*?) &#8212; \1</title>", r"<title>\1</title>", page), encoding="utf-8")
+
+
 def setup(app) -> dict[str, bool]:
     app.add_config_value("convit_edu_repository", "", "html")
     app.add_config_value("convit_edu_revision", "", "html")
@@ -174,6 +180,7 @@ def setup(app) -> dict[str, bool]:
     app.connect("html-page-context", introduce)
     app.connect("html-page-context", tidy, priority=900)  # after the extensions that add scripts
     app.connect("build-finished", fill_downloads)
+    app.connect("build-finished", say_the_title_once)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
