@@ -35,6 +35,7 @@ RANGES = (  # names of settings, their least and largest value, and that in word
     ("steps batch_size evaluations", 1, sys.float_info.max, "a whole number of at least 1"),
     ("warmup_steps crop_padding seed", 0, sys.float_info.max, "a whole number of at least 0"),
     ("lr min_lr weight_decay mixup cutmix", 0.0, sys.float_info.max, "a finite number of at least 0"),
+    ("gate_speed", 0.0, sys.float_info.max, "a finite number of at least 0, or None"),
     ("label_smoothing erasing", 0.0, 1.0, "a number from 0 to 1"),
     ("drop_path", 0.0, math.nextafter(1, 0), "a number from 0 to below 1, or None"),
 )
@@ -48,6 +49,7 @@ class Recipe:
         steps, batch_size: optimiser steps and images in each.
         lr, min_lr, warmup_steps: AdamW's learning rate rises linearly to `lr`, then falls along a cosine to `min_lr`.
             A run no longer than its warm-up ends on the way up.
+        gate_speed: how many times the learning rate of the rest the gates have; None is 1.
         weight_decay: on matrices only, never on biases, norms, gates, tokens or position embeddings.
         label_smoothing: probability spread over all classes, by the loss that `train` uses unless it is given another.
         drop_path: stochastic depth of the last block, below 1; None leaves the model's own.
@@ -78,6 +80,7 @@ class Recipe:
     evaluations: int = 8
     precision: str = "float32"
     seed: int = 0
+    gate_speed: float | None = None
 
     def __post_init__(self):
         if self.precision not in ("float32", "bfloat16"):
@@ -87,7 +90,7 @@ class Recipe:
         for names, least, largest, words in RANGES:
             for name in names.split():
                 value, kind = getattr(self, name), type(least)
-                if name == "drop_path" and value is None:
+                if name in ("drop_path", "gate_speed") and value is None:
                     continue
                 right = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
                 if not (right and least <= kind(value) <= largest):
@@ -146,13 +149,20 @@ def progress_shown() -> bool:
     return os.environ.get("CONVIT_EDU_PROGRESS") != "0"
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """AdamW's two groups: matrices decay; biases, norms, gates, tokens and position embeddings do not."""
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+def parameter_groups(model: nn.Module, weight_decay: float, gate_speed: float | None = None) -> list[dict]:
+    """AdamW's groups: matrices decay; biases, norms, gates, tokens and position embeddings do not.
+
+    With a `gate_speed` the gates are a third group, of so many times the learning rate; ValueError if there are none.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"decay": [], "none": [], "gates": []}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[parameter.ndim > 1 and name not in ("pos_embed", "cls_token")].append(parameter)
-    return [{"params": groups[True], "weight_decay": weight_decay}, {"params": groups[False], "weight_decay": 0.0}]
+            kind = "decay" if parameter.ndim > 1 and name not in ("pos_embed", "cls_token") else "none"
+            groups["gates" if gate_speed is not None and name.endswith("gating_param") else kind].append(parameter)
+    if gate_speed is not None and not groups["gates"]:
+        raise ValueError("gate_speed is for a model with gates that are trained, and this one has none.")
+    found = [{"params": groups["decay"], "weight_decay": weight_decay}, {"params": groups["none"], "weight_decay": 0.0}]
+    return found + [{"params": groups["gates"], "weight_decay": 0.0, "speed": gate_speed}] * (gate_speed is not None)
 
 
 def training_step(
@@ -174,7 +184,7 @@ def training_step(
         logits = model(images)  # (B, num_classes)
     value = loss(images, logits.float(), targets)
     for group in optimizer.param_groups:
-        group["lr"] = recipe.learning_rate(step)
+        group["lr"] = recipe.learning_rate(step) * group.get("speed", 1.0)
     optimizer.zero_grad()
     value.backward()
     optimizer.step()
@@ -230,7 +240,7 @@ def train(
         forward = torch.compile(model) if compile else model
         data, loss = data.to(device), loss or recipe.loss
         few = replace(data, test_images=data.test_images[:100], test_labels=data.test_labels[:100])
-        optimizer = AdamW(parameter_groups(inner, recipe.weight_decay), lr=recipe.lr)
+        optimizer = AdamW(parameter_groups(inner, recipe.weight_decay, recipe.gate_speed), lr=recipe.lr)
         history, step = History(), 0
         if checkpoint and checkpoint.exists():
             state = load_checkpoint(checkpoint, identity, recipe)

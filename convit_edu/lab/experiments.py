@@ -6,7 +6,7 @@ arms use the same ones. `convit-edu list` shows all.
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import mean
 
 from ..beyond.cnn import CNN
@@ -15,21 +15,13 @@ from ..beyond.recast import PatchCNN
 from ..model import CONFIGS, ConViTSettings
 from ..train import Recipe
 from .run_config import RunConfig, whole
-from .scales import Scale
+from .scales import ARMS, LEARNING_RATES, Scale
 
-# As many trials for every arm; a convolutional network with batch norm wants larger steps than a transformer.
-_TRANSFORMER_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-LEARNING_RATES = {
-    "ConViT": _TRANSFORMER_RATES,
-    "DeiT, equal heads": _TRANSFORMER_RATES,
-    "DeiT, few heads": _TRANSFORMER_RATES,
-    "CNN": (2e-3, 4e-3, 8e-3, 16e-3),
-}
 SEARCH_SEEDS = 2
 STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
 # Chapter 12. Its arms have searches of their own, with as many rates for each, and this is what won them.
-RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], _TRANSFORMER_RATES
+RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], LEARNING_RATES["ConViT"]
 RECAST_CHOSEN = {"CNN": 4e-3, "ConViT": 4e-3, "CNN, trained on": 8e-3, "recast": 8e-3}
 STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}
 STARTS_NOT_RUN = ("structured, mimetic values",)  # a start that no record has yet
@@ -39,16 +31,23 @@ RECAST_GATES = (0.73, 0.95, 1.0)  # where the gates of a recast network start; a
 
 @dataclass(frozen=True)
 class Settings:
-    """What the recorded search has chosen: a learning rate for every arm, and the better DeiT."""
+    """What the recorded search has chosen: for every arm a learning rate and an `init_gain`, and the better DeiT.
+
+    An arm that `gains` leaves out starts as the paper's networks do.
+    """
 
     rates: dict[str, float]
     best_deit: str
+    gains: dict[str, float] = field(default_factory=dict)
 
     def __hash__(self) -> int:
-        return hash((*self.rates.items(), self.best_deit))
+        return hash((*self.rates.items(), self.best_deit, *self.gains.items()))
 
     def rate(self, arm: str) -> float:
         return self.rates[self.best_deit if arm == "DeiT" else arm]
+
+    def gain(self, arm: str) -> float | None:
+        return self.gains.get(self.best_deit if arm == "DeiT" else arm)
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,23 @@ class Cell:
     seeds: tuple[int, ...] | None = None  # where they are fixed; otherwise the scale or the reader says how many
 
 
-def scores(runs: list[dict]) -> dict[str, dict[float, float]]:
-    """From the runs of `search`: held-out accuracy in per cent by arm and learning rate, the mean over seeds.
+def trials(scale: Scale) -> list[tuple[str, float, float | None]]:
+    """What `search` tries at a scale: arm, learning rate, `init_gain`. The CNN has its own start."""
+    gains = {arm: (None,) if arm == "CNN" else scale.gains for arm in ARMS}
+    return [(arm, rate, gain) for arm in ARMS for gain in gains[arm] for rate in scale.rates[arm]]
 
-    A run whose loss did not stay finite scores 0: such a rate is a bad one, not a missing one.
+
+def scores(runs: list[dict], gain: float | None = None) -> dict[str, dict[float, float]]:
+    """From the runs of a search: held-out accuracy in per cent by arm and learning rate, the mean over seeds.
+
+    Of the trials with this `init_gain`. A run whose loss did not stay finite scores 0: such a rate is a bad one, not
+    a missing one.
     """
     found: dict[str, dict[float, list[float]]] = {}
     for run in filter(_scored, runs):
-        by_rate = found.setdefault(run["label"]["arm"], {})
-        by_rate.setdefault(run["label"]["lr"], []).append(run["result"]["accuracy"] if "result" in run else 0.0)
+        if run["label"].get("gain") == gain:
+            by_rate = found.setdefault(run["label"]["arm"], {})
+            by_rate.setdefault(run["label"]["lr"], []).append(run["result"]["accuracy"] if "result" in run else 0.0)
     return {arm: {rate: mean(found[arm][rate]) for rate in sorted(found[arm])} for arm in found}
 
 
@@ -78,17 +85,22 @@ def _scored(run: dict) -> bool:
 
 def choose(runs: list[dict], scale: Scale) -> Settings:
     """The settings that won the recorded search. ValueError if the search is missing or not complete."""
-    table = scores(runs)
-    tried = {(run["label"]["arm"], run["label"]["lr"], run["seed"]) for run in runs if _scored(run)}
-    wanted = {(arm, rate, s) for arm, rates in LEARNING_RATES.items() for rate in rates for s in range(SEARCH_SEEDS)}
-    if not wanted <= tried:
+    tried = {
+        (run["label"]["arm"], run["label"]["lr"], run["label"].get("gain"), run["seed"]) for run in filter(_scored, runs)
+    }
+    if not {(*trial, seed) for trial in trials(scale) for seed in range(SEARCH_SEEDS)} <= tried:
         raise ValueError(
             f"The learning rates of scale {scale.name} are not known yet; "
             f"first run: convit-edu run search --scale {scale.name}"
         )
-    best = {arm: max(rates, key=table[arm].get) for arm, rates in LEARNING_RATES.items()}
-    top = {arm: table[arm][best[arm]] for arm in best}
-    return Settings(best, max(("DeiT, equal heads", "DeiT, few heads"), key=top.get))
+    table = {gain: scores(runs, gain) for gain in scale.gains}
+    best: dict[str, tuple[float, float, float | None]] = {}  # held-out accuracy, learning rate, gain
+    for arm, rate, gain in trials(scale):
+        if (found := table[gain][arm][rate]) > best.get(arm, (-1,))[0]:
+            best[arm] = found, rate, gain
+    better = max(("DeiT, equal heads", "DeiT, few heads"), key=lambda arm: best[arm][0])
+    gains = {arm: gain for arm, (_, _, gain) in best.items() if gain is not None}
+    return Settings({arm: rate for arm, (_, rate, _) in best.items()}, better, gains)
 
 
 # --- configurations
@@ -104,6 +116,8 @@ class Grid:
         """The model of an arm: ConViT, or a DeiT of equal width, depth and size."""
         scale = self.scale
         few = changes.pop("few_heads", scale.few_heads)
+        if "init_gain" not in changes:
+            changes["init_gain"] = self.settings.gain(arm)
         model = CONFIGS[scale.model] | scale.changes | changes
         if arm.startswith("DeiT"):
             model["local_up_to_layer"] = 0
@@ -127,18 +141,19 @@ class Grid:
         lr: float | None = None,
         held_out: bool = False,
         evaluations: int = 8,
+        steps: int | None = None,
         seeds: tuple[int, ...] | None = None,
         save: str = "",
         **changes,
     ) -> Cell:
         """A cell. `freeze` is "gate" (at 1/2, not trained) or "attention" (all of it, position only)."""
         scale = self.scale
-        steps = scale.long_steps if long else scale.steps
+        steps = steps or self._steps(long)
         full_recipe = dict(steps=steps, batch_size=scale.batch_size, warmup_steps=steps // 10, evaluations=evaluations)
         full_recipe |= scale.recipe | {"lr": lr or self.settings.rate(arm)} | (recipe or {})
         model = self.cnn() if arm == "CNN" else self.transformer(arm, **changes)
         # Non-locality, gates, masks and the shortcut, where the paper looks inside: all images, long training.
-        probe = arm != "CNN" and fraction == 1.0 and steps == scale.long_steps and not held_out
+        probe = arm != "CNN" and fraction == 1.0 and steps >= scale.long_steps and not held_out
         return Cell(label, RunConfig(
             data=scale.data, fraction=fraction, held_out=held_out, network="CNN" if arm == "CNN" else "ConViT",
             model=model, freeze=freeze, recipe=Recipe(**full_recipe), probe=probe, save=save,
@@ -148,13 +163,16 @@ class Grid:
     # --- the experiments
 
     def search(self) -> list[Cell]:
-        """Learning rates: four for every arm, scored on a tenth of the training images held out."""
-        fraction, seeds = self.scale.search_fraction, tuple(range(SEARCH_SEEDS))
+        """Learning rates and starts: as many trials for every arm, scored on a tenth of the training images held out."""
+        scale = self.scale
+        shared = dict(fraction=scale.search_fraction, held_out=True, seeds=tuple(range(SEARCH_SEEDS)), evaluations=1)
         return [
-            self.cell({"arm": arm, "lr": lr}, arm, fraction, lr=lr, held_out=True, seeds=seeds, evaluations=1)
-            for arm, rates in LEARNING_RATES.items()
-            for lr in rates
-        ]
+            self.cell(
+                {"arm": arm, "lr": lr} | ({"gain": gain} if gain else {}), arm, lr=lr, init_gain=gain,
+                steps=scale.search_steps, **shared,
+            )
+            for arm, lr, gain in trials(scale)
+        ]  # fmt: skip
 
     def sample_efficiency(self) -> list[Cell]:
         """Table 2, Fig 2: accuracy against the share of training images, at two budgets of steps."""
@@ -244,6 +262,14 @@ class Grid:
             self.cell({"arm": arm}, arm, long=True, save=arm.lower(), seeds=(0,)) for arm in ("ConViT", "DeiT")
         ]
 
+    def gates(self) -> list[Cell]:
+        """Fig 6: what gates do with 20 times the learning rate of the rest, and in ten times the steps."""
+        return [
+            self.cell({"gates": "as the rest"}, long=True),
+            self.cell({"gates": "20 times the rate"}, long=True, recipe=dict(gate_speed=20.0)),
+            self.cell({"gates": "ten times the steps"}, steps=10 * self.scale.long_steps, evaluations=20, seeds=(0,)),
+        ]
+
     def distillation(self) -> list[Cell]:
         """Table 4, Fig 10: DeiT and ConViT with and without a CNN as their teacher; without: the runs of `dynamics`."""
         teacher = self.cell({}, "CNN", long=True).config  # the same run as in `sample_efficiency`
@@ -316,7 +342,7 @@ class Grid:
 
 # In the order in which a campaign runs them. `speed` is no grid: it is a view of the benchmarks' records.
 NAMES = (
-    "search", "sample_efficiency", "dynamics", "masking", "metric", "ablation", "checkpoints", "locality_grid", "psa",
+    "search", "sample_efficiency", "dynamics", "masking", "metric", "ablation", "checkpoints", "gates", "locality_grid", "psa",
     "cutmix", "size", "distillation", "search_recast", "recast", "search_starts", "starts",
 )  # fmt: skip
 

@@ -1,6 +1,10 @@
-"""How large the recorded experiments are: a laptop, one GPU, and a rehearsal of each in a few steps."""
+"""How large the recorded experiments are: a laptop, longer on a laptop, one GPU; and a rehearsal of each."""
 
 from dataclasses import dataclass, field, replace
+
+# As many trials for every arm; a convolutional network with batch norm wants larger steps than a transformer.
+ARMS = ("ConViT", "DeiT, equal heads", "DeiT, few heads", "CNN")
+LEARNING_RATES = dict.fromkeys(ARMS[:3], (5e-4, 1e-3, 2e-3, 4e-3)) | {"CNN": (2e-3, 4e-3, 8e-3, 16e-3)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +19,8 @@ class Scale:
         batch_size, steps, long_steps: images in a step; steps of the short and of the long budget.
         fractions, long_fractions: shares of the training images at each budget.
         search_fraction, ablation_fractions, grid_fraction: shares used by these experiments.
+        search_steps: steps of a run of `search`; None for `steps`.
+        rates, gains: what `search` tries: learning rates by arm, and for the transformers each with every `init_gain`.
         grid_layers: numbers of GPSA layers in `locality_grid`.
         recipe: what else differs from the default recipe.
         cnn_width: width of the convolutional reference.
@@ -43,6 +49,9 @@ class Scale:
     cnn_width: int
     recast: dict
     recast_steps: tuple[int, int]
+    search_steps: int | None = None
+    rates: dict[str, tuple[float, ...]] = field(default_factory=lambda: LEARNING_RATES)
+    gains: tuple[float | None, ...] = (None,)
     recipe: dict = field(default_factory=dict)
     seeds: int = 5
     job_memory: float = 1.0e9
@@ -74,6 +83,14 @@ LAPTOP = Scale(
     recast=dict(embed_dim=27, depth=3),
     recast_steps=(300, 300),
 )
+# The same networks and images, in a regime in which they learn: four times the steps, and matrices that start in
+# proportion to the width. 0.42 is the paper's deviation of 0.02 in units of 1 / sqrt(fan-in) at its width 432.
+LONG = replace(
+    LAPTOP, name="long", steps=1200, fractions=(), long_fractions=(0.05, 0.2, 1.0), search_steps=600,
+    rates=dict.fromkeys(ARMS[:3], (1e-3, 2e-3, 4e-3))
+    | {"CNN": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 12e-3, 16e-3)},
+    gains=(None, 0.42, 1.0),
+)  # fmt: skip
 GPU = Scale(
     name="gpu",
     data="cifar100",
@@ -112,8 +129,8 @@ def rehearsal(scale: Scale) -> Scale:
     larger = scale.larger and rehearsal(scale.larger)
     return replace(
         scale, name=f"{scale.name}-rehearsal", steps=2, long_steps=2 if scale.steps == scale.long_steps else 4,
-        recast_steps=(2, 2), batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
+        recast_steps=(2, 2), search_steps=2, batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
     )  # fmt: skip
 
 
-SCALES = {scale.name: scale for scale in (LAPTOP, GPU, rehearsal(LAPTOP), rehearsal(GPU))}
+SCALES = {scale.name: scale for scale in (LAPTOP, LONG, GPU, *map(rehearsal, (LAPTOP, LONG, GPU)))}
