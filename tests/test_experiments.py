@@ -13,9 +13,9 @@ from convit_edu.attention import GPSA, SelfAttention
 from convit_edu.beyond.recast import PatchCNN
 from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.lab import campaign, experiments
-from convit_edu.lab.experiments import LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, grid
+from convit_edu.lab.experiments import ARMS, LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, grid
 from convit_edu.lab.run_config import RunConfig
-from convit_edu.lab.scales import GPU, LAPTOP, SCALES
+from convit_edu.lab.scales import GPU, LAPTOP, LONG, SCALES
 from convit_edu.locality import gates, gpsa_layers
 from convit_edu.model import ConViTSettings
 from convit_edu.positions import kernel_centres
@@ -138,7 +138,7 @@ def test_a_seed_fixes_the_initial_weights():
 # --- fairness
 
 
-@pytest.mark.parametrize("scale", [LAPTOP, GPU], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", [LAPTOP, LONG, GPU], ids=lambda scale: scale.name)
 def test_pairs_have_the_same_size(scale):
     pairs = [("size", {"size": size}) for size in scale.sizes] + [("psa", {})]
     parameters = []
@@ -171,6 +171,42 @@ def test_the_search_gives_every_arm_as_many_trials_on_images_held_out():
     assert len({cell.config.identity(0) for cell in cells}) == 16
     named = [name for name in NAMES if not name.startswith("search")]
     assert not any(config.held_out for name in named for config in labelled(name))
+
+
+def test_a_search_over_starts_too_gives_every_arm_as_many_trials():
+    cells = grid("search", LONG, None)
+    assert {arm: sum(cell.label["arm"] == arm for cell in cells) for arm in ARMS} == dict.fromkeys(ARMS, 9)
+    assert len({cell.config.identity(0) for cell in cells}) == 36
+    for cell in cells:
+        assert cell.config.model.get("init_gain") == cell.label.get("gain") and cell.config.recipe.steps == 600
+
+
+def test_the_search_chooses_rate_and_start_together_and_every_experiment_uses_them():
+    score = {("ConViT", 4e-3, 1.0): 80, ("ConViT", 1e-3, None): 79, ("DeiT, few heads", 2e-3, 0.42): 70}
+    runs = [
+        {"label": cell.label, "seed": seed, "result": {"accuracy": score.get(
+            (cell.label["arm"], cell.label["lr"], cell.label.get("gain")), 50)}}
+        for cell in grid("search", LONG, None) for seed in cell.seeds
+    ]  # fmt: skip
+    found = experiments.choose(runs, LONG)
+    assert found.rates["ConViT"] == 4e-3 and found.gain("ConViT") == 1.0 and found.gain("CNN") is None
+    assert found.best_deit == "DeiT, few heads" and found.rate("DeiT") == 2e-3 and found.gain("DeiT") == 0.42
+    assert found.gain("DeiT, equal heads") is None  # all of its trials are alike: the first
+    for name in ("dynamics", "ablation", "size", "gates", "sample_efficiency"):
+        for cell in grid(name, LONG, found):
+            config, deit = cell.config, not cell.config.model.get("local_up_to_layer")
+            if config.network == "ConViT" and "equal heads" not in cell.label.get("row", ""):
+                wanted = (2e-3, 0.42) if deit else (4e-3, 1.0)
+                assert (config.recipe.lr, config.model["init_gain"]) == wanted
+    with pytest.raises(ValueError, match="not known yet"):
+        experiments.choose(runs[:-1], LONG)
+
+
+def test_the_gates_alone_are_given_another_rate():
+    as_rest, fast, pilot = (cell.config for cell in grid("gates", LONG, SETTINGS))
+    assert fast == replace(as_rest, recipe=replace(as_rest.recipe, gate_speed=20.0))
+    assert as_rest.identity(0) == only("dynamics", LONG, arm="ConViT").identity(0)
+    assert pilot.recipe.steps == 10 * as_rest.recipe.steps and pilot.model == as_rest.model and pilot.probe
 
 
 def searched(best, leave_out=()):
@@ -272,15 +308,16 @@ def built(configs):
     return [(config, config.build(0).eval()) for config in different.values()]
 
 
-@pytest.mark.parametrize("scale", [LAPTOP, GPU], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", [LAPTOP, LONG, GPU], ids=lambda scale: scale.name)
 def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(scale):
     shapes = {"fashion_mnist_5k": (1, 28, 10), "cifar100": (3, 32, 100), "imagenette": (3, 96, 10)}
     configs = [cell.config for name in NAMES for cell in grid(name, scale, SETTINGS)]
-    assert {config.data for config in configs} == {"fashion_mnist_5k"} if scale is LAPTOP else set(shapes)
+    assert {config.data for config in configs} == ({"cifar100", "imagenette"} if scale is GPU else {"fashion_mnist_5k"})
     for config in configs:
         recipe = config.recipe
         first, then = scale.recast_steps
-        assert recipe.steps in (scale.steps, scale.long_steps, first, then, first + then) and recipe.drop_path is None
+        known = {*scale.budgets, scale.steps, scale.pilot_steps, scale.search_steps, first, then, first + then}
+        assert recipe.steps in known and recipe.drop_path is None
         assert 0 < campaign.arithmetic(config) < 1e18
         assert RunConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
     for config, model in built(configs):
@@ -294,7 +331,7 @@ def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(s
 
 
 def test_a_rehearsal_is_the_same_grid_in_a_few_steps():
-    for scale in (LAPTOP, GPU):
+    for scale in (LAPTOP, LONG, GPU):
         small = SCALES[f"{scale.name}-rehearsal"]
         for name in NAMES:
             pairs = zip(grid(name, scale, SETTINGS), grid(name, small, SETTINGS), strict=True)

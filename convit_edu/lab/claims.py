@@ -105,13 +105,6 @@ def _gap(results: Results, after: float = 1.0, **label) -> dict[int, float]:
     return paired(*(results.accuracy(after, arm=arm, **label) for arm in ("ConViT", "DeiT")))
 
 
-def _budgets(results: Results) -> dict[int, tuple[float, ...]]:
-    """The fractions at each number of steps."""
-    scale = results.scale
-    found = {scale.steps: scale.fractions} if scale.fractions else {}
-    return found | {scale.long_steps: scale.long_fractions}
-
-
 def _size(results: Results) -> list[Part]:
     return [Part(size, estimate(_gap(results, size=size).values())) for size in results.scale.sizes]
 
@@ -119,7 +112,7 @@ def _size(results: Results) -> list[Part]:
 def _less_data(results: Results) -> list[Part]:
     return [
         Part(f"{percent(fraction)}, {steps} steps", estimate(_gap(results, fraction=fraction, steps=steps).values()))
-        for steps, fractions in _budgets(results).items()
+        for steps, fractions in results.scale.budgets.items()
         for fraction in fractions
         if fraction < 1
     ]
@@ -128,7 +121,7 @@ def _less_data(results: Results) -> list[Part]:
 def _larger_gap(results: Results) -> list[Part]:
     """At equal steps; and once more, so named, where every run concerned had converged."""
     parts = []
-    for steps, fractions in _budgets(results).items():
+    for steps, fractions in results.scale.budgets.items():
         small = min(fractions)
         few, all_ = (_gap(results, fraction=fraction, steps=steps) for fraction in (small, 1.0))
         arms = [dict(fraction=f, steps=steps, arm=arm) for f in (small, 1.0) for arm in ("ConViT", "DeiT")]

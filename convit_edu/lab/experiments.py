@@ -148,7 +148,7 @@ class Grid:
     ) -> Cell:
         """A cell. `freeze` is "gate" (at 1/2, not trained) or "attention" (all of it, position only)."""
         scale = self.scale
-        steps = steps or self._steps(long)
+        steps = steps or (scale.long_steps if long else scale.steps)
         full_recipe = dict(steps=steps, batch_size=scale.batch_size, warmup_steps=steps // 10, evaluations=evaluations)
         full_recipe |= scale.recipe | {"lr": lr or self.settings.rate(arm)} | (recipe or {})
         model = self.cnn() if arm == "CNN" else self.transformer(arm, **changes)
@@ -176,16 +176,12 @@ class Grid:
 
     def sample_efficiency(self) -> list[Cell]:
         """Table 2, Fig 2: accuracy against the share of training images, at two budgets of steps."""
-        budgets = {False: self.scale.fractions, True: self.scale.long_fractions}
         return [
-            self.cell({"arm": arm, "fraction": fraction, "steps": self._steps(long)}, arm, fraction, long)
-            for long, fractions in budgets.items()
+            self.cell({"arm": arm, "fraction": fraction, "steps": steps}, arm, fraction, steps=steps)
+            for steps, fractions in self.scale.budgets.items()
             for fraction in fractions
             for arm in ("ConViT", "DeiT", "CNN")
         ]
-
-    def _steps(self, long: bool) -> int:
-        return self.scale.long_steps if long else self.scale.steps
 
     def size(self) -> list[Cell]:
         """Table 1: equal pairs at three sizes, on all images."""
@@ -263,11 +259,11 @@ class Grid:
         ]
 
     def gates(self) -> list[Cell]:
-        """Fig 6: what gates do with 20 times the learning rate of the rest, and in ten times the steps."""
+        """Fig 6: what gates do with 20 times the learning rate of the rest, and in a training ten times as long."""
         return [
             self.cell({"gates": "as the rest"}, long=True),
             self.cell({"gates": "20 times the rate"}, long=True, recipe=dict(gate_speed=20.0)),
-            self.cell({"gates": "ten times the steps"}, steps=10 * self.scale.long_steps, evaluations=20, seeds=(0,)),
+            self.cell({"gates": "ten times the steps"}, steps=self.scale.pilot_steps, evaluations=20, seeds=(0,)),
         ]
 
     def distillation(self) -> list[Cell]:

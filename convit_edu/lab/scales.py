@@ -16,9 +16,10 @@ class Scale:
         model, changes: a named configuration and what differs from it.
         few_heads: the other head count at which DeiT is tried.
         sizes: changes for the three sizes of `size`, with `few_heads` of each.
-        batch_size, steps, long_steps: images in a step; steps of the short and of the long budget.
-        fractions, long_fractions: shares of the training images at each budget.
+        batch_size, steps, long_steps: images in a step; steps, and steps of the experiments that look inside.
+        budgets: of `sample_efficiency`: shares of the training images by the number of steps.
         search_fraction, ablation_fractions, grid_fraction: shares used by these experiments.
+        pilot_steps: steps of the one long run that watches the gates.
         search_steps: steps of a run of `search`; None for `steps`.
         rates, gains: what `search` tries: learning rates by arm, and for the transformers each with every `init_gain`.
         grid_layers: numbers of GPSA layers in `locality_grid`.
@@ -40,8 +41,7 @@ class Scale:
     batch_size: int
     steps: int
     long_steps: int
-    fractions: tuple[float, ...]
-    long_fractions: tuple[float, ...]
+    budgets: dict[int, tuple[float, ...]]
     search_fraction: float
     ablation_fractions: tuple[float, ...]
     grid_fraction: float
@@ -49,6 +49,7 @@ class Scale:
     cnn_width: int
     recast: dict
     recast_steps: tuple[int, int]
+    pilot_steps: int = 12_000
     search_steps: int | None = None
     rates: dict[str, tuple[float, ...]] = field(default_factory=lambda: LEARNING_RATES)
     gains: tuple[float | None, ...] = (None,)
@@ -73,8 +74,7 @@ LAPTOP = Scale(
     batch_size=32,
     steps=300,
     long_steps=1200,
-    fractions=(0.05, 0.2, 1.0),
-    long_fractions=(0.05, 1.0),
+    budgets={300: (0.05, 0.2, 1.0), 1200: (0.05, 1.0)},
     search_fraction=0.2,
     ablation_fractions=(0.1, 1.0),
     grid_fraction=0.2,
@@ -86,7 +86,7 @@ LAPTOP = Scale(
 # The same networks and images, in a regime in which they learn: four times the steps, and matrices that start in
 # proportion to the width. 0.42 is the paper's deviation of 0.02 in units of 1 / sqrt(fan-in) at its width 432.
 LONG = replace(
-    LAPTOP, name="long", steps=1200, fractions=(), long_fractions=(0.05, 0.2, 1.0), search_steps=600,
+    LAPTOP, name="long", steps=1200, budgets={300: (0.05, 1.0), 1200: (0.05, 0.2, 1.0)}, search_steps=600,
     rates=dict.fromkeys(ARMS[:3], (1e-3, 2e-3, 4e-3))
     | {"CNN": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 12e-3, 16e-3)},
     gains=(None, 0.42, 1.0),
@@ -105,8 +105,7 @@ GPU = Scale(
     batch_size=512,
     steps=8000,  # 4.1 million images
     long_steps=8000,
-    fractions=(),
-    long_fractions=(0.05, 0.2, 1.0),
+    budgets={8000: (0.05, 0.2, 1.0)},
     search_fraction=0.2,
     ablation_fractions=(0.1, 1.0),
     grid_fraction=0.2,
@@ -114,6 +113,7 @@ GPU = Scale(
     cnn_width=48,
     recast=dict(embed_dim=108, depth=6),
     recast_steps=(4000, 4000),
+    pilot_steps=80_000,
     recipe=dict(crop_padding=4, precision="bfloat16"),
     seeds=3,
     job_memory=4.0e9,
@@ -124,12 +124,14 @@ GPU = replace(
 
 
 def rehearsal(scale: Scale) -> Scale:
-    """Every run of a scale in four steps or fewer: to see that all of it works before time is spent on it."""
+    """Every run of a scale in a few steps: to see that all of it works before time is spent on it."""
     recipe = scale.recipe | dict(evaluations=1, precision="float32")
     larger = scale.larger and rehearsal(scale.larger)
+    steps = dict(zip(sorted({scale.steps, scale.long_steps, *scale.budgets}), (2, 4)))
     return replace(
-        scale, name=f"{scale.name}-rehearsal", steps=2, long_steps=2 if scale.steps == scale.long_steps else 4,
-        recast_steps=(2, 2), search_steps=2, batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
+        scale, name=f"{scale.name}-rehearsal", steps=steps[scale.steps], long_steps=steps[scale.long_steps],
+        budgets={steps[budget]: fractions for budget, fractions in scale.budgets.items()},
+        recast_steps=(2, 2), search_steps=2, pilot_steps=4, batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
     )  # fmt: skip
 
 
