@@ -6,7 +6,7 @@ import re
 import pytest
 
 from convit_edu.lab import claims, records
-from convit_edu.lab.results import estimate
+from convit_edu.lab.intervals import estimate
 
 
 @pytest.mark.parametrize("name", claims.CLAIMS)

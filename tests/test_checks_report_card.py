@@ -4,7 +4,7 @@ import math
 
 from verdicts import verdict_test
 
-from convit_edu.lab.results import student_t
+from convit_edu.lab.intervals import student_t
 
 
 def corrected(mean, half, n, m):

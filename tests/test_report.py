@@ -12,7 +12,8 @@ from convit_edu.__main__ import main
 from convit_edu.lab import claims, records, report
 from convit_edu.lab.claims import BOUND, CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
 from convit_edu.lab.experiments import NAMES, Settings, grid
-from convit_edu.lab.results import Estimate, Missing, Results, compare, estimate, settings, student_t, unasked
+from convit_edu.lab.intervals import Estimate, Missing, compare, estimate, student_t
+from convit_edu.lab.results import Results, settings, unasked
 from convit_edu.lab.scales import GPU, LAPTOP
 from convit_edu.lab.tables import Table
 

@@ -86,6 +86,27 @@ def test_only_matrices_decay():
     }
 
 
+def test_gates_take_their_own_rate_and_nothing_else_does(images):
+    model = fresh()
+    groups = parameter_groups(model, 0.05, gate_speed=20.0)
+    gated = {id(p) for name, p in model.named_parameters() if name.endswith("gating_param")}
+    assert gated and {id(p) for p in groups[2]["params"]} == gated and groups[2]["weight_decay"] == 0.0
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    # Adam's first step moves every number by its rate: at the start, gates move by 20 times the rate of the rest.
+    one = dataclasses.replace(RECIPE, steps=1, warmup_steps=0, evaluations=1, lr=1e-3, weight_decay=0.0)
+    moved = {}
+    for speed in (None, 20.0):
+        model, start = fresh(), fresh()
+        train(model, images, dataclasses.replace(one, gate_speed=speed))
+        pairs = list(zip(model.named_parameters(), start.parameters(), strict=True))
+        moved[speed] = {name: (p - q).abs().max().item() for (name, p), q in pairs}
+    for name, far in moved[20.0].items():
+        times = 20 if name.endswith("gating_param") else 1
+        assert far == pytest.approx(times * moved[None][name], rel=1e-3)
+    with pytest.raises(ValueError, match="gate_speed is for a model with gates"):
+        train(create_model("convit_mini_28", local_up_to_layer=0), images, dataclasses.replace(one, gate_speed=2.0))
+
+
 def test_history_and_evaluation(images):
     model = fresh()
     history = train(model, images, RECIPE)

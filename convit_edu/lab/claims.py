@@ -16,7 +16,8 @@ from statistics import mean
 
 from . import records
 from .experiments import RECAST_GATES, STRENGTHS
-from .results import Estimate, Missing, Results, compare, estimate, paired
+from .intervals import Estimate, Missing, compare, estimate, holm, paired, power
+from .results import Results
 from .scales import SCALES
 from .tables import Table, percent
 
@@ -392,6 +393,29 @@ def parts_of(name: str, scale: str = "laptop", folder: str | Path | None = None)
         return claim.parts(Results(claim.experiment, scale, folder))
     except Missing:
         return []
+
+
+def corrected(tested: Mapping[str, list[Part]]) -> dict[tuple[str, str], str]:
+    """The verdict on every comparison after Holm's correction, by the names of claim and comparison.
+
+    The correction is for all the comparisons of `tested` that the setting does not decide: with it, the chance that
+    any of them holds or is contradicted by luck is at most 5 %.
+    """
+    parts = {(name, part.name): part for name, parts in tested.items() for part in parts}
+    adjusted = holm(math.nan if part.bound else part.found.p for part in parts.values())
+    lost = [not p <= 0.05 for p in adjusted]
+    return {key: OPEN if gone and not part.bound else part.verdict for (key, part), gone in zip(parts.items(), lost)}
+
+
+def power_of(name: str, part: Part) -> float | None:
+    """The power of a comparison for the paper's effect: with as many seeds, and the spread that their differences have.
+
+    None where the paper has no number for it.
+    """
+    said = CLAIMS[name].difference(part.name)
+    if said is None or part.found.n < 2:
+        return None
+    return power(said, part.found.deviation, part.found.n)
 
 
 def verdicts(experiments: Iterable[str], scale: str = "laptop", folder: str | Path | None = None) -> Table:

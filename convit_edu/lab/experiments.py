@@ -86,7 +86,8 @@ def _scored(run: dict) -> bool:
 def choose(runs: list[dict], scale: Scale) -> Settings:
     """The settings that won the recorded search. ValueError if the search is missing or not complete."""
     tried = {
-        (run["label"]["arm"], run["label"]["lr"], run["label"].get("gain"), run["seed"]) for run in filter(_scored, runs)
+        (run["label"]["arm"], run["label"]["lr"], run["label"].get("gain"), run["seed"])
+        for run in filter(_scored, runs)
     }
     if not {(*trial, seed) for trial in trials(scale) for seed in range(SEARCH_SEEDS)} <= tried:
         raise ValueError(
@@ -163,7 +164,7 @@ class Grid:
     # --- the experiments
 
     def search(self) -> list[Cell]:
-        """Learning rates and starts: as many trials for every arm, scored on a tenth of the training images held out."""
+        """Learning rates and starts: as many trials for every arm, scored on training images held out (a tenth)."""
         scale = self.scale
         shared = dict(fraction=scale.search_fraction, held_out=True, seeds=tuple(range(SEARCH_SEEDS)), evaluations=1)
         return [
@@ -338,8 +339,8 @@ class Grid:
 
 # In the order in which a campaign runs them. `speed` is no grid: it is a view of the benchmarks' records.
 NAMES = (
-    "search", "sample_efficiency", "dynamics", "masking", "metric", "ablation", "checkpoints", "gates", "locality_grid", "psa",
-    "cutmix", "size", "distillation", "search_recast", "recast", "search_starts", "starts",
+    "search", "sample_efficiency", "dynamics", "masking", "metric", "ablation", "checkpoints", "gates", "locality_grid",
+    "psa", "cutmix", "size", "distillation", "search_recast", "recast", "search_starts", "starts",
 )  # fmt: skip
 
 

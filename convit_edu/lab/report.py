@@ -7,7 +7,8 @@ from statistics import mean
 from . import records
 from .claims import speeds, timed, verdicts
 from .experiments import NAMES, Grid, closest, scores
-from .results import Estimate, Missing, Results, compare, estimate, paired, student_t, unasked
+from .intervals import Estimate, Missing, compare, estimate, paired, student_t
+from .results import Results, unasked
 from .scales import SCALES
 from .tables import Table, percent
 

@@ -1,100 +1,14 @@
-"""Numbers from recorded runs: by label and seed, as means with intervals, as differences paired by seed.
-
-An interval is Student's, 95 %, over seeds; a comparison is the mean of differences paired by seed. Both speak of
-seeds and subsets, not of the choice of test images.
-"""
+"""Numbers from recorded runs, by label and seed."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 
 from . import records
 from .experiments import NAMES, Cell, Settings, check_name, choose, closest, grid
+from .intervals import Missing, paired
 from .scales import SCALES, Scale
-
-# --- statistics
-
-
-def student_t(freedom: int, confidence: float = 0.95) -> float:
-    """The two-sided quantile of Student's t for so many degrees of freedom, e.g. 2.776 for 4."""
-    if freedom < 1 or not 0 < confidence < 1:
-        raise ValueError(f"student_t needs at least one degree of freedom and a confidence in (0, 1), got {freedom}.")
-
-    def inside(t: float) -> float:  # P(|T| < t): a finite sum for whole degrees of freedom
-        angle = math.atan(t / math.sqrt(freedom))
-        odd = freedom % 2
-        term = total = math.cos(angle) if odd else 1.0
-        for k in range(3 if odd else 2, freedom - 1, 2):
-            term *= (k - 1) / k * math.cos(angle) ** 2
-            total += term
-        if odd:
-            return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0))
-        return math.sin(angle) * total
-
-    low, high = 0.0, 1e9
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
-    return (low + high) / 2
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over seeds with its 95 % interval, mean ± half; `half` is NaN for one seed."""
-
-    mean: float
-    half: float
-    n: int
-
-    @property
-    def low(self) -> float:
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half
-
-    def __str__(self) -> str:
-        return self.shown()
-
-    @property
-    def signed(self) -> str:
-        return self.shown(sign="+")
-
-    def shown(self, digits: int = 1, sign: str = "") -> str:
-        """Mean and, for two seeds or more, half the interval. `sign="+"` writes the sign of a mean above 0."""
-        return f"{self.mean:{sign}.{digits}f}" + (f" ± {self.half:.{digits}f}" if self.n > 1 else "")
-
-
-class Missing(ValueError):
-    """What was asked for is not recorded, or not yet."""
-
-
-def estimate(values: Iterable[float]) -> Estimate:
-    """Mean and 95 % interval of independent values. `Missing` for none."""
-    values = list(values)
-    if not values:
-        raise Missing("An estimate needs at least one value.")
-    n = len(values)
-    half = student_t(n - 1) * stdev(values) / math.sqrt(n) if n > 1 else math.nan
-    return Estimate(mean(values), half, n)
-
-
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[int, float]:
-    """a - b for every seed that both have."""
-    return {seed: a[seed] - b[seed] for seed in a if seed in b}
-
-
-def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Estimate:
-    """The mean of a - b paired by seed, with its interval."""
-    return estimate(paired(a, b).values())
-
-
-# --- records
 
 
 def cells_of(name: str, scale: Scale, folder: str | Path) -> list[Cell]:

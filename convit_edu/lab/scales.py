@@ -131,7 +131,8 @@ def rehearsal(scale: Scale) -> Scale:
     return replace(
         scale, name=f"{scale.name}-rehearsal", steps=steps[scale.steps], long_steps=steps[scale.long_steps],
         budgets={steps[budget]: fractions for budget, fractions in scale.budgets.items()},
-        recast_steps=(2, 2), search_steps=2, pilot_steps=4, batch_size=8, recipe=recipe, seeds=2, larger=larger, test_images=200,
+        recast_steps=(2, 2), search_steps=2, pilot_steps=4, batch_size=8, recipe=recipe, seeds=2,
+        larger=larger, test_images=200,
     )  # fmt: skip
 
 

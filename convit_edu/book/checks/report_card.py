@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from ...lab.results import student_t
+from ...lab.intervals import student_t
 from .verdict import NotYet, exercise, tensor
 
 

@@ -1,0 +1,48 @@
+"""Power, p-values and Holm's correction, against numbers from elsewhere and against simulation."""
+
+import math
+
+import numpy as np
+import pytest
+
+from convit_edu.lab.intervals import detectable, estimate, holm, inside, power, student_t
+
+
+def test_p_and_deviation_of_an_estimate():
+    found = estimate([10, 12, 17])
+    assert found.deviation == pytest.approx(math.sqrt(13))
+    assert found.p == pytest.approx(1 - inside(13 / math.sqrt(13 / 3), 2))
+    assert found.p < 0.05 and found.low > 0  # the two always agree
+    edge = estimate([-1, 1 + 2e-9, 0, 3])
+    assert (edge.p < 0.05) == (edge.low > 0 or edge.high < 0)
+    assert math.isnan(estimate([3]).p) and math.isnan(estimate([3]).deviation)
+    assert estimate([2, 2, 2]).p == 0
+
+
+def test_inside_is_the_inverse_of_the_quantile():
+    # Quantiles of Student's t as any table has them.
+    for freedom, quantile in ((1, 12.706), (2, 4.303), (4, 2.776), (9, 2.262), (30, 2.042)):
+        assert inside(quantile, freedom) == pytest.approx(0.95, abs=1e-4)
+        assert student_t(freedom) == pytest.approx(quantile, abs=1e-3)
+
+
+@pytest.mark.parametrize(("effect", "deviation", "n"), [(2, 2, 5), (5, 2, 5), (3, 6, 3), (1, 1, 10), (1, 3, 2)])
+def test_power_is_how_often_an_interval_finds_the_effect(effect, deviation, n):
+    values = np.random.default_rng(0).normal(effect, deviation, (200_000, n))
+    half = student_t(n - 1) * values.std(1, ddof=1) / math.sqrt(n)
+    assert power(effect, deviation, n) == pytest.approx((values.mean(1) > half).mean(), abs=0.004)
+    assert power(-effect, deviation, n) == power(effect, deviation, n)
+
+
+def test_the_detectable_effect_has_the_power_asked_for():
+    assert power(detectable(2.0, 5), 2.0, 5) == pytest.approx(0.8, abs=1e-4)
+    assert detectable(4.0, 5) == pytest.approx(2 * detectable(2.0, 5), rel=1e-4)
+    assert detectable(2.0, 10) < detectable(2.0, 5) < detectable(2.0, 3)
+
+
+def test_holm_multiplies_the_smallest_by_all_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    found = holm([0.02, math.nan, 0.001])
+    assert found[0] == 0.02 and math.isnan(found[1]) and found[2] == 0.002
+    assert holm([]) == []
