@@ -14,7 +14,7 @@ from convit_edu.lab.claims import BOUND, CLAIMS, CONTRADICTED, HOLDS, IN_PART, O
 from convit_edu.lab.experiments import NAMES, Settings, grid
 from convit_edu.lab.intervals import Estimate, Missing, compare, estimate, student_t
 from convit_edu.lab.results import Results, settings, unasked
-from convit_edu.lab.scales import GPU, LAPTOP
+from convit_edu.lab.scales import GPU, LAPTOP, LONG
 from convit_edu.lab.tables import Table
 
 RATES = {"ConViT": 2e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 1e-3, "CNN": 4e-3}
@@ -257,6 +257,18 @@ def test_tables_show_what_was_recorded(folder):
     for row in search.rows:
         chosen = [column for column, cell in zip(search.columns, row) if cell.startswith("[")]
         assert chosen == [f"{RATES[row[0]]:g}"]
+
+    both = Results.__new__(Results)
+    both.name, both.scale = "search", LONG
+    both.runs = [{"label": cell.label, "seed": seed, "config": cell.config, "result": {"accuracy": 50.0 + (
+        cell.label == {"arm": "ConViT", "lr": 2e-3, "gain": 0.42})}}
+        for cell in grid("search", LONG, None) for seed in cell.seeds]  # fmt: skip
+    table = report.searched(both)
+    assert list(table.columns[:2]) == ["arm", "start"] and len(table.rows) == 3 * 3 + 1
+    assert [row[1] for row in table.rows if row[0] == "ConViT"] == ["0.02", "0.42 / √n", "1 / √n"]
+    (best,) = [row for row in table.rows if row[0] == "ConViT" and any(cell.startswith("[") for cell in row)]
+    assert best[1] == "0.42 / √n" and best[table.columns.index("0.002")] == "[51.0]"
+    assert table.rows[-1][:3] == ["CNN", "its own", "[50.0]"]
 
     depth = report.depth_profile(Results("dynamics", folder=folder / "dynamics"))
     assert depth.rows[0][:3] == ["ConViT", "1", "2.00"] and depth.rows[0][3] == f"3.00 ± {HALF:.2f}"

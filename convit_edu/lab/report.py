@@ -14,18 +14,20 @@ from .tables import Table, percent
 
 # What a chapter asks for by report.NAME, wherever it is made.
 __all__ = ["Estimate", "Missing", "Results", "Table", "compare", "estimate", "paired", "percent", "speeds", "student_t",
-           "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "tables", "text"]
+           "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "start",
+           "tables", "text"]
 
 # --- tables
 
 
 def wording(label: dict) -> list[str]:
     """The entries of a label as they are shown."""
-    show = {"fraction": percent, "lr": lambda rate: f"{rate:g}", "strength": lambda s: "-" if s is None else f"{s:g}"}
+    show = {"gain": lambda gain: start(gain) if gain else "-", "fraction": percent, "lr": "{:g}".format,
+            "strength": lambda s: "-" if s is None else f"{s:g}"}  # fmt: skip
     return [show.get(key, str)(value) for key, value in label.items()]
 
 
-HEADINGS = {"fraction": "data", "lr": "learning rate", "layers": "GPSA layers"}
+HEADINGS = {"gain": "start", "fraction": "data", "lr": "learning rate", "layers": "GPSA layers"}
 
 
 def accuracies(results: Results) -> Table:
@@ -54,18 +56,29 @@ def beside(shipped: Results, own: Results) -> Table:
 
 
 def searched(results: Results) -> Table:
-    """The learning-rate search: held-out accuracy of every arm at every rate, the best in brackets."""
-    table = scores(results.runs)
-    rates = sorted({rate for by_rate in table.values() for rate in by_rate})
+    """A search: held-out accuracy of every arm at every learning rate and start, the best of an arm in brackets."""
+    gains = list(dict.fromkeys(run["label"].get("gain") for run in results.runs))
+    table = {gain: scores(results.runs, gain) for gain in gains}
+    rates = sorted({rate for by_arm in table.values() for by_rate in by_arm.values() for rate in by_rate})
+    arms = list(dict.fromkeys(run["label"]["arm"] for run in results.runs))
+    best = {arm: max(max(by_arm[arm].values()) for by_arm in table.values() if arm in by_arm) for arm in arms}
 
-    def shown(by_rate: dict[float, float], rate: float) -> str:
+    def shown(arm: str, by_rate: dict[float, float], rate: float) -> str:
         if rate not in by_rate:
             return "-"
-        return f"[{by_rate[rate]:.1f}]" if rate == max(by_rate, key=by_rate.get) else f"{by_rate[rate]:.1f}"
+        return f"[{by_rate[rate]:.1f}]" if by_rate[rate] == best[arm] else f"{by_rate[rate]:.1f}"
 
-    rows = [[arm, *(shown(by_rate, rate) for rate in rates)] for arm, by_rate in table.items()]
+    rows = [
+        [arm, *[start(gain, arm)] * (len(gains) > 1), *(shown(arm, table[gain][arm], rate) for rate in rates)]
+        for arm in arms for gain in gains if arm in table[gain]
+    ]  # fmt: skip
     title = f"{results.name}, {results.scale.name}: held-out accuracy, %, by learning rate"
-    return Table(title, ["arm", *(f"{rate:g}" for rate in rates)], rows)
+    return Table(title, ["arm", *["start"] * (len(gains) > 1), *(f"{rate:g}" for rate in rates)], rows)
+
+
+def start(gain: float | None, arm: str = "ConViT") -> str:
+    """The deviation of a matrix with n inputs at the start, by its `init_gain`."""
+    return "its own" if arm == "CNN" else "0.02" if gain is None else f"{gain:g} / √n"
 
 
 def gaps(results: Results) -> Table:
