@@ -86,7 +86,7 @@ LAPTOP = Scale(
 # The same networks and images, in a regime in which they learn: four times the steps, and matrices that start in
 # proportion to the width. 0.42 is the paper's deviation of 0.02 in units of 1 / sqrt(fan-in) at its width 432.
 LONG = replace(
-    LAPTOP, name="long", steps=1200, budgets={300: (0.05, 1.0), 1200: (0.05, 0.2, 1.0)}, search_steps=600,
+    LAPTOP, name="long", steps=1200, budgets={300: (0.05, 1.0), 1200: (0.05, 1.0)}, search_steps=600,
     rates=dict.fromkeys(ARMS[:3], (1e-3, 2e-3, 4e-3))
     | {"CNN": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 12e-3, 16e-3)},
     gains=(None, 0.42, 1.0),
