@@ -172,7 +172,7 @@ def test_the_forest_has_a_line_for_every_comparison_in_points_and_every_scale():
     wanted = sum(
         part.unit == "points" for found in card.recorded.values() for parts in found.values() for part in parts
     )
-    assert plot.body.count('role="img"') == wanted == len(plot.words.splitlines()) - 1
+    assert plot.body.count('<span class="mean"><i') == wanted == len(plot.words.splitlines()) - 1
     two = cards.forest(planted(long={"C1": [(3.0, 1.0)]}, laptop={"C1": [(-3.0, 1.0)], "C2": [(1.0, 2.0)]})).body
     assert re.findall(r'<div class="bar"><span>(\w*)</span>', two)[1:-1] == ["long", "laptop", "laptop"]
     assert "<span>laptop</span>" not in cards.forest(planted(laptop={"C1": [(-3.0, 1.0)]})).body
@@ -186,7 +186,8 @@ def test_what_lies_beyond_the_axis_is_an_arrow_and_the_number_stands_beside_it()
     assert 'class="head"' not in inside and '<circle cx="46.0%"' in inside and 'x1="44.0%" x2="48.0%"' in inside
     assert left.count('class="head"') == 1 and "<circle" not in left and left.endswith("−45.9")
     assert right.count('class="head"') == 1 and "<circle" in right
-    assert 'aria-label="-45.9 points (-47.9 to -43.9), contradicted; the paper +0.8"' in left
+    said = cards.forest(planted(laptop={"C1": [(-45.9, 2.0)]})).body
+    assert "−45.9<span> (−47.9 to −43.9), contradicted; the paper +0.8</span>" in said
 
 
 # --- in a page

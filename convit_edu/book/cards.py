@@ -136,9 +136,12 @@ def forest(card: Card, unit: str = "points", span: tuple[float, float] = SPAN) -
             for compared, by_scale in lines.items():
                 paper = CLAIMS[name].difference(compared)
                 marks = [paper] + [None] * len(by_scale)  # the paper's number once
-                bars = [(at, _bar(part, m, span), _mean(part)) for (at, part), m in zip(by_scale.items(), marks)]
+                bars = [(at, _bar(part, m, span), _mean(part, paper)) for (at, part), m in zip(by_scale.items(), marks)]
                 rows.append(_row(f"<b>{name}</b> {_written(compared)}", bars, several))
-                words += [f"  {name}  {compared}, {scale}: {_said(part, paper)}" for scale, part in by_scale.items()]
+                words += [
+                    f"  {name}  {compared}, {scale}: {claims.difference(part)}{_more(part, paper)}"
+                    for scale, part in by_scale.items()
+                ]
         if rows:
             body.append(f'<p class="of {KINDS[of]}"><i>{SIGNS[of]}</i> {of.capitalize()}</p>\n' + "\n".join(rows))
     key = (
@@ -159,16 +162,20 @@ def _row(label: str, bars: Iterable[tuple[str, str, str]], several: bool) -> str
         f'<div class="bar">{f"<span>{scale}</span>" * several}{drawn}<span class="mean">{mean}</span></div>'
         for scale, drawn, mean in bars
     )
-    return f'<div class="row"><div class="name">{label}</div><div>{lines}</div></div>'
+    return f'<div class="pair"><div class="name">{label}</div><div>{lines}</div></div>'
 
 
-def _mean(part: Part) -> str:
-    return f'<i class="{KINDS[part.verdict]}">{SIGNS[part.verdict]}</i> {_written(claims.signed(part.found.mean, 1))}'
+def _mean(part: Part, paper: float | None) -> str:
+    """Sign and mean; what the bar shows besides, for a screen reader and where no style is."""
+    mean = _written(claims.signed(part.found.mean, 1))
+    return (
+        f'<i class="{KINDS[part.verdict]}">{SIGNS[part.verdict]}</i> {mean}<span>{_written(_more(part, paper))}</span>'
+    )
 
 
-def _said(part: Part, paper: float | None) -> str:
+def _more(part: Part, paper: float | None) -> str:
     interval = f" ({claims.interval(part)})" if part.found.n > 1 else ""
-    return f"{claims.difference(part)}{interval}, {part.verdict}" + (f"; the paper {paper:+.1f}" if paper else "")
+    return f"{interval}, {part.verdict}" + (f"; the paper {paper:+.1f}" if paper is not None else "")
 
 
 def _place(value: float, span: tuple[float, float]) -> float:
@@ -209,8 +216,7 @@ def _bar(part: Part, paper: float | None, span: tuple[float, float]) -> str:
         beyond = paper > span[1]
         drawn += _at(f"{_place(paper, span)}%", f'<path class="paper" d="{DIAMOND}"/>') * (not beyond)
         drawn += f'<text class="paper" x="100%" dx="-4" y="9" text-anchor="end">◇ {paper:+.1f} →</text>' * beyond
-    attributes = f'class="{KINDS[part.verdict]}" role="img" aria-label="{html.escape(_said(part, paper))}"'
-    return f'<svg {attributes} width="100%" height="22">{grid}{drawn}</svg>'
+    return f'<svg class="{KINDS[part.verdict]}" width="100%" height="22" aria-hidden="true">{grid}{drawn}</svg>'
 
 
 def _at(x: str, drawn: str) -> str:
