@@ -1,12 +1,16 @@
 """The report card: complete, true to the records, and the paper's numbers where they belong."""
 
+import importlib.util
 import json
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from convit_edu.lab import claims, records
-from convit_edu.lab.intervals import estimate
+from convit_edu.book import cards
+from convit_edu.lab import claims
+from convit_edu.lab.intervals import Estimate, estimate
 
 
 @pytest.mark.parametrize("name", claims.CLAIMS)
@@ -31,30 +35,101 @@ def test_a_difference_is_found_by_first_or_last_words_only():
     assert source.difference("25 %, 300 steps") is None
 
 
-def test_the_card_shows_what_the_claims_module_finds(monkeypatch):
-    table = claims.card()
-    by_name = {re.sub(r"\[(\w+)\].*", r"\1", row[0]): row for row in table.rows}
-    assert list(by_name) == list(claims.CLAIMS)
-    parts = claims.parts_of("C12")
-    assert f"**{claims.verdict(parts)}**" in by_name["C12"][3]
-    assert f"{parts[0].found.mean:+.1f} ({parts[0].found.low:+.1f} to {parts[0].found.high:+.1f})" in by_name["C12"][3]
-    assert claims.parts_of("C14") and "gain of DeiT - gain of ConViT" in by_name["C14"][3]
-    with monkeypatch.context() as patch:
-        patch.setattr(claims, "parts_of", lambda name, *where: [] if name == "C14" else parts)
-        by_name = {row[0].partition("]")[0][1:]: row for row in claims.card().rows}
-    assert by_name["C14"][3] == "not measured" != by_name["C13"][3]
-    assert "5 seeds" in table.columns[3]
+def planted(**scales):
+    """A card with made-up comparisons: by scale and claim, pairs of a mean and half an interval."""
+
+    def parts(name, pairs):
+        sizes = ("small", "medium", "large")
+        return [claims.Part(sizes[k], Estimate(mean, half, 5)) for k, (mean, half) in enumerate(pairs)]
+
+    return claims.Card({scale: {n: parts(n, p) for n, p in found.items()} for scale, found in scales.items()}, [])
+
+
+def links(body):
+    return re.findall(r'<a href="([^"]+)">', body)
+
+
+def test_the_card_shows_what_the_claims_module_finds():
+    card = claims.card()
+    text = str(card)
+    assert sorted(name for names in card.groups.values() for name in names) == sorted(claims.CLAIMS)
+    assert list(card.recorded)[-1] == "laptop" and card.recorded["laptop"].keys() == claims.tested().keys()
+    (part,) = claims.parts_of("C12")
+    found = f"+{part.found.mean:.1f} points; 95 % interval +{part.found.low:.1f} to +{part.found.high:.1f}; seeds 5"
+    assert f"loss of DeiT - loss of ConViT: the paper +27.9; here {found}; verdict ✓ holds" in text
+    for name in claims.CLAIMS:
+        assert text.count(f"  {name}  {claims.CLAIMS[name].statement}") == 1
+
+
+def test_claims_are_grouped_by_the_verdict_at_the_largest_scale_at_which_they_are_recorded():
+    yes, no, open_ = (3.0, 1.0), (-3.0, 1.0), (1.0, 2.0)
+    card = planted(long={"C1": [yes, open_], "C2": [no]}, laptop={"C1": [no], "C2": [yes], "C4": [yes], "C3": [open_]})
+    assert card.groups == {
+        "holds": ["C4"], "holds in part": ["C1"], "open": ["C3"], "contradicted": ["C2"],
+        "not measured": [name for name in claims.CLAIMS if name not in ("C1", "C2", "C3", "C4")],
+    }  # fmt: skip
+    assert list(card.found("C1")) == ["long", "laptop"] and list(card.found("C4")) == ["laptop"]
+
+
+def test_the_largest_scale_comes_first(monkeypatch):
+    one = claims.Part("small", Estimate(3.0, 1.0, 5))
+    monkeypatch.setattr(claims, "tested", lambda scale, folder: {"C1": [one]} if scale in ("laptop", "long") else {})
+    assert list(claims.card().recorded) == ["long", "laptop"]
+
+
+def test_a_block_says_the_verdict_first_and_shows_the_paper_beside_every_scale():
+    card = planted(long={"C1": [(3.0, 1.0)]}, laptop={"C1": [(-3.04, 1.0), (1.0, 2.0)]})
+    body = cards.show(card).body
+    block = body[body.index('<div class="claim">') : body.index("</details>")]
+    assert re.search(r'<p><span class="verdict holds"><i>✓</i> holds</span> <b>C1</b> ConViT is better', block)
+    sides = re.findall(r"<dt>(.*?)</dt>(.*?)</div>", block)
+    assert [re.sub("<.*?>", "", side) for side, _ in sides] == [
+        "the paper, Table 1", "here, scale long ✓ holds", "here, scale laptop ○ open",
+    ]  # fmt: skip
+    assert "+0.8, +3.2, +5.0 points" in sides[0][1] and "<b>+3.0 points</b>" in sides[1][1]
+    assert re.findall(r"<i.*?>(.)</i> <b>(.*?) points</b>, (\w+)", sides[2][1]) == [
+        ("✗", "−3.0", "small"), ("○", "+1.0", "medium"),
+    ]  # fmt: skip
+    folded = block[block.index("<details>") :]
+    assert "3 comparisons with their intervals" in folded and folded.count("<table>") == 2
+    assert '<td data-of="95 % interval">−4.0 to −2.0</td>' in folded and "<caption>scale long</caption>" in folded
+    assert "−4.0" not in block[: block.index("<details>")]
+    one = cards.show(planted(laptop={"C1": [(3.0, 1.0)]})).body
+    assert "the comparison with its interval" in one and "<caption>" not in one and "here, scale laptop</dt>" in one
+
+
+def test_another_fact_of_a_comparison_is_another_column(monkeypatch):
+    seen = []
+
+    def power(card, scale, name, part):
+        seen.append((scale, name, part.name))
+        return "0.80" if name == "C1" else ""
+
+    facts = dict(list(claims.FACTS.items())[:-1]) | {"power": power, "verdict": claims.FACTS["verdict"]}
+    monkeypatch.setattr(claims, "FACTS", facts)
+    card = planted(laptop={"C1": [(3.0, 1.0)], "C2": [(3.0, 1.0)]})
+    first, second = re.findall(r"<table>.*?</table>", cards.show(card).body, re.S)
+    headings = [re.findall(r'<th scope="col">(.*?)</th>', table) for table in (first, second)]
+    assert headings[0] == ["compared", "the paper", "here", "95 % interval", "seeds", "power", "verdict"]
+    assert headings[1] == ["compared", "here", "95 % interval", "seeds", "verdict"]
+    assert '<td data-of="power">0.80</td>' in first and "power 0.80; verdict ✓ holds" in str(card)
+    assert ("laptop", "C1", "small") in seen
 
 
 def test_one_seed_has_no_interval():
-    found = claims.Part("a - b", estimate([1.25]), "patches")
-    assert claims._measured([found]) == "**open**<br>a - b: +1.25 patches"
+    card = claims.Card({"laptop": {"C10": [claims.Part("a - b", estimate([1.25]), "patches")]}}, [])
+    assert "a - b: here +1.25 patches; seeds 1; verdict ○ open" in str(card)
+    assert "95 % interval" not in cards.show(card).body
+    point = claims.Card({"laptop": {"C1": [claims.Part("small", estimate([1.25]))]}}, [])
+    assert "small, laptop: +1.2 points, open; the paper +0.8" in cards.forest(point).words
 
 
 def test_nothing_recorded_leaves_the_papers_side(tmp_path):
-    table = claims.card(tmp_path)
-    assert table.columns == ["claim", "statement", "the paper"]
-    assert len(table.rows) == len(claims.CLAIMS)
+    card = claims.card(tmp_path)
+    assert card.groups == {"not measured": list(claims.CLAIMS)}
+    body = cards.show(card).body
+    assert body.count('<div class="claim">') == len(claims.CLAIMS) and "here" not in re.sub(r"\bthere\b", "", body)
+    assert "the paper, Table 2" in body and cards.forest(card).words == "Comparisons in points"
 
 
 def test_the_speed_row_shows_both_modes_and_where_it_was_timed(tmp_path):
@@ -67,16 +142,75 @@ def test_the_speed_row_shows_both_modes_and_where_it_was_timed(tmp_path):
         for row, plain, over in (("convit", "deit", 1.0 + shift), ("timm_convit", "timm_deit", slow + shift))
     ]  # fmt: skip
     (tmp_path / "benchmarks" / "model-cuda.json").write_text(json.dumps({"rows": rows}))
-    shown = claims._speed(tmp_path)
-    assert shown.startswith("**holds on a GPU**<br>") and shown.endswith("no seeds")
-    assert "inference, ConViT's time over DeiT's: timm's form 2.00 to 3.00, fast form 1.00 to 1.00" in shown
-    assert "training, ConViT's time over DeiT's: timm's form 2.50 to 3.50, fast form 1.50 to 1.50" in shown
-    (tmp_path / "runs").symlink_to(records.shipped() / "runs")
-    assert shown in claims.card(tmp_path).rows[14][3]
-    assert "on a CPU" in claims._speed(None) and "GPU" not in claims._speed(None)  # what is shipped so far
+    card = claims.card(tmp_path)
+    assert card.groups["holds"] == ["C15"]
+    assert claims.speed_lines(card.speed) == [
+        "inference, ConViT's time over DeiT's: timm's form 2.00 to 3.00, fast form 1.00 to 1.00",
+        "training, ConViT's time over DeiT's: timm's form 2.50 to 3.50, fast form 1.50 to 1.50",
+    ]
+    assert "<i>✓</i> holds on a GPU</span> <b>C15</b>" in cards.show(card).body
+    assert "holds on a CPU</span> <b>C15</b>" in cards.show(claims.card()).body  # what is shipped so far
 
 
 def test_what_the_setting_decides_is_shown_as_such():
-    found = claims.parts_of("C11")
-    assert claims._measured(found).startswith(f"**{claims.BOUND}**")
-    assert f"{found[0].found.mean:+.2f}" in claims._measured(found)
+    card = claims.card()
+    assert "C11" in card.groups[claims.BOUND] and f"verdict – {claims.BOUND}" in str(card)
+
+
+def test_what_rounds_to_nothing_has_no_minus():
+    card = planted(laptop={"C1": [(-0.04, 0.01)]})
+    assert "here +0.0 points; 95 % interval -0.1 to +0.0" in str(card)
+    assert "−0.0" not in cards.show(card).body + cards.forest(card).body
+
+
+# --- the forest plot
+
+
+def test_the_forest_has_a_line_for_every_comparison_in_points_and_every_scale():
+    card = claims.card()
+    plot = cards.forest(card)
+    wanted = sum(
+        part.unit == "points" for found in card.recorded.values() for parts in found.values() for part in parts
+    )
+    assert plot.body.count('<span class="mean"><i') == wanted == len(plot.words.splitlines()) - 1
+    two = cards.forest(planted(long={"C1": [(3.0, 1.0)]}, laptop={"C1": [(-3.0, 1.0)], "C2": [(1.0, 2.0)]})).body
+    assert re.findall(r'<div class="bar"><span>(\w*)</span>', two)[1:-1] == ["long", "laptop", "laptop"]
+    assert "<span>laptop</span>" not in cards.forest(planted(laptop={"C1": [(-3.0, 1.0)]})).body
+
+
+def test_what_lies_beyond_the_axis_is_an_arrow_and_the_number_stands_beside_it():
+    def drawn(mean, half):
+        return re.findall(r"<svg class=.*?</i> [^<]*", cards.forest(planted(laptop={"C1": [(mean, half)]})).body)[0]
+
+    inside, left, right = drawn(3.0, 1.0), drawn(-45.9, 2.0), drawn(26.0, 8.0)
+    assert 'class="head"' not in inside and '<circle cx="46.0%"' in inside and 'x1="44.0%" x2="48.0%"' in inside
+    assert left.count('class="head"') == 1 and "<circle" not in left and left.endswith("−45.9")
+    assert right.count('class="head"') == 1 and "<circle" in right
+    said = cards.forest(planted(laptop={"C1": [(-45.9, 2.0)]})).body
+    assert "−45.9<span> (−47.9 to −43.9), contradicted; the paper +0.8</span>" in said
+
+
+# --- in a page
+
+
+def test_a_page_and_a_notebook_get_html_and_words():
+    shown = cards.show(claims.card())
+    bundle = shown._repr_mimebundle_()
+    assert bundle["text/plain"] == str(claims.card()) == repr(shown)
+    html = bundle["text/html"]
+    assert html.startswith('<div class="convit-card">\n<style>') and "http" not in html and len(html) < 200_000
+    for tag in ("div", "p", "dl", "dt", "dd", "table", "details", "summary", "span", "i", "b", "svg"):
+        assert len(re.findall(rf"<{tag}[ >]", html)) == html.count(f"</{tag}>"), tag
+
+
+def test_links_to_chapters_lead_to_the_built_pages():
+    at = Path(__file__).parents[1] / "book" / "_ext" / "chapters.py"
+    spec = importlib.util.spec_from_file_location("chapters", at)
+    chapters = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(chapters)
+    body = cards.show(claims.card()).body
+    assert {claim.chapter + ".ipynb" for claim in claims.CLAIMS.values()} == set(links(body))
+    env = SimpleNamespace(found_docs={f"book/{claim.chapter}" for claim in claims.CLAIMS.values()})
+    context = {"body": body, "pathto": lambda page: page.removeprefix("book/") + ".html"}
+    chapters.resolve(SimpleNamespace(env=env), "book/report-card", "", context, None)
+    assert {claim.chapter + ".html" for claim in claims.CLAIMS.values()} == set(links(context["body"]))

@@ -514,6 +514,10 @@ def speed_verdict(cases: Iterable[Timed]) -> str:
 
 # --- the report card
 
+NOT_MEASURED = "not measured"
+# The verdicts in the order of the card, each with a sign: no verdict is told by its colour alone.
+SIGNS = {HOLDS: "✓", IN_PART: "◐", OPEN: "○", CONTRADICTED: "✗", BOUND: "–", NOT_MEASURED: "·"}
+
 
 def tested(scale: str = "laptop", folder: str | Path | None = None) -> dict[str, list[Part]]:
     """The comparisons of every claim that is recorded at this scale, by the claim's name."""
@@ -521,55 +525,119 @@ def tested(scale: str = "laptop", folder: str | Path | None = None) -> dict[str,
     return {name: parts for name, parts in found.items() if parts}
 
 
-def card(folder: str | Path | None = None) -> Table:
-    """The report card: a row a claim, a column for each scale that anything is recorded at.
+@dataclass(frozen=True)
+class Card:
+    """The report card, as text where it is printed; `convit_edu.book.cards` shows it in a page.
 
-    What is measured stands as difference, 95 % interval and verdict, a line a comparison. `folder` is a folder of
-    records, the shipped one where None.
+    Attributes:
+        recorded: by scale, the largest first, the comparisons of every claim that is recorded there.
+        speed: the benchmarked cases of C15, which have neither scale nor seeds.
     """
+
+    recorded: Mapping[str, Mapping[str, list[Part]]]
+    speed: list[Timed]
+
+    def found(self, name: str) -> dict[str, list[Part]]:
+        """The comparisons of a claim at each scale at which it is recorded, the largest first."""
+        return {scale: found[name] for scale, found in self.recorded.items() if name in found}
+
+    def verdict(self, name: str) -> str:
+        """The verdict on a claim at the largest scale at which it is recorded."""
+        if name == "C15" and self.speed:
+            said = speed_verdict(self.speed)
+            return next(each for each in (IN_PART, HOLDS, CONTRADICTED) if said.startswith(each))
+        return next(map(verdict, self.found(name).values()), NOT_MEASURED)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The names of the claims by verdict, in the order of `SIGNS`."""
+        found = {each: [name for name in CLAIMS if self.verdict(name) == each] for each in SIGNS}
+        return {each: names for each, names in found.items() if names}
+
+    def facts(self, scale: str, name: str, part: Part) -> dict[str, str]:
+        """What stands beside a comparison, by heading, without what it has not."""
+        found = {heading: words(self, scale, name, part) for heading, words in FACTS.items()}
+        return {heading: words for heading, words in found.items() if words}
+
+    def __str__(self) -> str:
+        lines = ["Report card"]
+        for each, names in self.groups.items():
+            lines += ["", f"{SIGNS[each]} {each}: {len(names)}"]
+            for name in names:
+                lines += [f"  {name}  {CLAIMS[name].statement}", f"      {CLAIMS[name].where}: {CLAIMS[name].said}"]
+                lines += [f"      {line}" for line in speed_lines(self.speed) if name == "C15"]
+                for scale, parts in self.found(name).items():
+                    lines += [f"      scale {scale}: {verdict(parts)}"]
+                    for part in parts:
+                        facts = self.facts(scale, name, part).items()
+                        lines += [f"        {part.name}: {'; '.join(' '.join(fact) for fact in facts)}"]
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def signed(value: float, digits: int) -> str:
+    """A number with its sign; what rounds to 0 is +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def _digits(part: Part) -> int:
+    return 1 if part.unit == "points" else 2
+
+
+def difference(part: Part) -> str:
+    """The mean of a comparison with its unit."""
+    return f"{signed(part.found.mean, _digits(part))} {part.unit}".rstrip()
+
+
+def interval(part: Part) -> str:
+    """The 95 % interval of a comparison, "" for a single seed."""
+    ends = (signed(end, _digits(part)) for end in (part.found.low, part.found.high))
+    return " to ".join(ends) if part.found.n > 1 else ""
+
+
+def _paper(card: Card, scale: str, name: str, part: Part) -> str:
+    said = CLAIMS[name].difference(part.name)
+    return "" if said is None else signed(said, 1)
+
+
+def _power(card: Card, scale: str, name: str, part: Part) -> str:
+    found = power_of(name, part)
+    return "" if found is None else f"{100 * found:.0f} %"
+
+
+def _corrected(card: Card, scale: str, name: str, part: Part) -> str:
+    return "" if part.bound else corrected(card.recorded[scale])[name, part.name]
+
+
+# What the card says of a comparison, by heading: "" where it has none, and no heading where none has.
+FACTS: dict[str, Callable[[Card, str, str, Part], str]] = {
+    "the paper": _paper,
+    "here": lambda card, scale, name, part: difference(part),
+    "95 % interval": lambda card, scale, name, part: interval(part),
+    "seeds": lambda card, scale, name, part: str(part.found.n),
+    "verdict": lambda card, scale, name, part: f"{SIGNS[part.verdict]} {part.verdict}",
+    "corrected for all": _corrected,
+    "power for the paper's": _power,
+}
+
+
+def card(folder: str | Path | None = None) -> Card:
+    """The report card of a folder of records, the shipped one where None."""
     scales = [name for name in SCALES if not name.endswith("-rehearsal")]
-    recorded = {scale: tested(scale, folder) for scale in scales}
-    recorded = {scale: found for scale, found in recorded.items() if found}
-    rows = []
-    for name, claim in CLAIMS.items():
-        link = f"[{name}]({claim.chapter}.ipynb)"
-        ours = [_speed(folder)] * len(recorded) if name == "C15" else [
-            _measured(found.get(name, [])) for found in recorded.values()
-        ]  # fmt: skip
-        rows.append([link, claim.statement, f"{claim.where}: {claim.said}", *ours])
-    columns = ["claim", "statement", "the paper"]
-    return Table("Report card", [*columns, *(_heading(scale, found) for scale, found in recorded.items())], rows)
+    recorded = {scale: tested(scale, folder) for scale in reversed(scales)}
+    return Card({scale: found for scale, found in recorded.items() if found}, timed(folder))
 
 
-def _heading(scale: str, found: Mapping[str, list[Part]]) -> str:
-    seeds = sorted({part.found.n for parts in found.values() for part in parts})
-    return f"scale {scale}, {' or '.join(map(str, seeds))} seeds: difference (95 % interval)"
-
-
-def _measured(parts: list[Part]) -> str:
-    if not parts:
-        return "not measured"
-    lines = [f"**{verdict(parts)}**"]
-    for each in parts:
-        digits = 1 if each.unit == "points" else 2
-        interval = f" ({each.found.low:+.{digits}f} to {each.found.high:+.{digits}f})" if each.found.n > 1 else ""
-        whole = f", {each.verdict}" if len(parts) > 1 else ""
-        lines.append(f"{each.name}: {each.found.mean:+.{digits}f}{interval} {each.unit}".rstrip() + whole)
-    return "<br>".join(lines)
-
-
-def _speed(folder: str | Path | None) -> str:
-    """Claim C15 from the benchmarks, whichever machine they ran on; times have no seeds."""
-    cases = timed(folder)
-    if not cases:
-        return "not measured"
-    lines = [f"**{speed_verdict(cases)}**"]
+def speed_lines(cases: Iterable[Timed]) -> list[str]:
+    """What C15 rests on: how long networks take, whichever machine they ran on; times have no seeds."""
+    lines = []
+    networks = [case for case in cases if not case.what.startswith("a layer")]
     for mode in ("inference", "training"):
-        models = [case for case in cases if case.mode == mode and not case.what.startswith("a layer")]
-        spans = (
+        spans = [
             f"{form} form {min(over):.2f} to {max(over):.2f}"
             for form in ("timm's", "fast")
-            if (over := [case.over[form] for case in models])
-        )
-        lines.append(f"{mode}, ConViT's time over DeiT's: {', '.join(spans)}")
-    return "<br>".join([*lines, "no seeds"])
+            if (over := [case.over[form] for case in networks if case.mode == mode])
+        ]
+        lines += [f"{mode}, ConViT's time over DeiT's: {', '.join(spans)}"] * bool(spans)
+    return lines
