@@ -10,7 +10,7 @@ import pytest
 
 from convit_edu.book import cards
 from convit_edu.lab import claims
-from convit_edu.lab.intervals import Estimate, estimate
+from convit_edu.lab.intervals import Estimate, estimate, power, student_t
 
 
 @pytest.mark.parametrize("name", claims.CLAIMS)
@@ -98,22 +98,19 @@ def test_a_block_says_the_verdict_first_and_shows_the_paper_beside_every_scale()
     assert "the comparison with its interval" in one and "<caption>" not in one and "here, scale laptop</dt>" in one
 
 
-def test_another_fact_of_a_comparison_is_another_column(monkeypatch):
-    seen = []
-
-    def power(card, scale, name, part):
-        seen.append((scale, name, part.name))
-        return "0.80" if name == "C1" else ""
-
-    facts = dict(list(claims.FACTS.items())[:-1]) | {"power": power, "verdict": claims.FACTS["verdict"]}
-    monkeypatch.setattr(claims, "FACTS", facts)
-    card = planted(laptop={"C1": [(3.0, 1.0)], "C2": [(3.0, 1.0)]})
-    first, second = re.findall(r"<table>.*?</table>", cards.show(card).body, re.S)
+def test_a_comparison_has_its_power_and_its_verdict_corrected_for_all():
+    # Two comparisons, one plain by far and one on the edge: p = 0.049 holds alone, and not as one of two.
+    card = planted(laptop={"C1": [(3.0, 1.0)], "C2": [(1.0, 0.99)], "C3": [(0.1, 1.0)]})
+    first, second, third = re.findall(r"<table>.*?</table>", cards.show(card).body, re.S)
     headings = [re.findall(r'<th scope="col">(.*?)</th>', table) for table in (first, second)]
-    assert headings[0] == ["compared", "the paper", "here", "95 % interval", "seeds", "power", "verdict"]
-    assert headings[1] == ["compared", "here", "95 % interval", "seeds", "verdict"]
-    assert '<td data-of="power">0.80</td>' in first and "power 0.80; verdict ✓ holds" in str(card)
-    assert ("laptop", "C1", "small") in seen
+    shared = ["here", "95 % interval", "seeds", "verdict", "corrected for all"]
+    assert headings[0] == ["compared", "the paper", *shared, "power for the paper&#x27;s"]
+    assert headings[1] == ["compared", *shared]  # no number of the paper's for a comparison of this name
+    assert '<td data-of="corrected for all">holds</td>' in first
+    assert '<td data-of="verdict">✓ holds</td>' in second and '<td data-of="corrected for all">open</td>' in second
+    part = card.recorded["laptop"]["C1"][0]
+    expected = power(0.8, part.found.half * 5**0.5 / student_t(4), 5)
+    assert f">{100 * expected:.0f} %</td>" in first and 0.05 < expected < 0.95
 
 
 def test_one_seed_has_no_interval():

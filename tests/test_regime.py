@@ -11,7 +11,7 @@ from convit_edu.lab.results import Results
 from convit_edu.lab.scales import LONG
 
 SETTINGS = Settings(dict.fromkeys(LONG.rates, 1e-3), "DeiT, few heads")
-GOOD = {(0.05, "ConViT"): 75, (0.05, "DeiT"): 69, 
+GOOD = {(0.05, "ConViT"): 75, (0.05, "DeiT"): 69,
         (1.0, "ConViT"): 81, (1.0, "DeiT"): 76, (0.05, "CNN"): 78, (1.0, "CNN"): 87}  # fmt: skip
 
 
