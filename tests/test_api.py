@@ -1,23 +1,17 @@
 """The page of the package: what stands on it follows from the package, and any docstring can be read as text."""
 
-import importlib.util
 import re
 import types
-from pathlib import Path
 
 import pytest
+from loading import module_at
 
 import convit_edu
-
-EXTENSION = Path(__file__).resolve().parents[1] / "book" / "_ext" / "api.py"
 
 
 @pytest.fixture(scope="module")
 def api():
-    spec = importlib.util.spec_from_file_location("api", EXTENSION)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("book/_ext/api.py")
 
 
 def test_everything_public_is_described_once(api):

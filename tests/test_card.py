@@ -1,12 +1,11 @@
 """The report card: complete, true to the records, and the paper's numbers where they belong."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from loading import module_at
 
 from convit_edu.book import cards
 from convit_edu.lab import claims
@@ -201,10 +200,7 @@ def test_a_page_and_a_notebook_get_html_and_words():
 
 
 def test_links_to_chapters_lead_to_the_built_pages():
-    at = Path(__file__).parents[1] / "book" / "_ext" / "chapters.py"
-    spec = importlib.util.spec_from_file_location("chapters", at)
-    chapters = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(chapters)
+    chapters = module_at("book/_ext/chapters.py")
     body = cards.show(claims.card()).body
     assert {claim.chapter + ".ipynb" for claim in claims.CLAIMS.values()} == set(links(body))
     env = SimpleNamespace(found_docs={f"book/{claim.chapter}" for claim in claims.CLAIMS.values()})

@@ -1,6 +1,5 @@
 """The script behind `make compat`, and the limits that the installation knows."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,17 +9,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from loading import ROOT, module_at
 from packaging.requirements import Requirement
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def compat():
-    spec = importlib.util.spec_from_file_location("compat", ROOT / "scripts" / "compat.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("scripts/compat.py")
 
 
 def stub(folder: Path, name: str, says: str) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loading import module_at
 
 from convit_edu import _torchvision, data
 from convit_edu.augment import augment, mix, random_erasing
@@ -756,12 +757,7 @@ def test_script_names_a_missing_file(tmp_path):
 
 @pytest.fixture(scope="module")
 def script():
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("make_embedded", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("scripts/make_embedded.py")
 
 
 def test_script_refuses_other_and_truncated_files(script, tmp_path):

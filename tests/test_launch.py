@@ -1,6 +1,5 @@
 """The repository's address: where it is taken from, which buttons it brings, and what the first cell does with it."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,19 +7,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from loading import ROOT, module_at
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "book" / "_ext" / "launch.py"
 GITHUB, GITLAB = "https://github.com/ada/convit", "https://gitlab.com/ada/convit"
 
 
 @pytest.fixture(scope="module")
 def launch():
-    spec = importlib.util.spec_from_file_location("launch", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("book/_ext/launch.py")
 
 
 @pytest.fixture(autouse=True)

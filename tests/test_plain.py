@@ -1,18 +1,14 @@
 """Plain notebooks: each piece of Sphinx syntax has a plain form or is refused, and written numbers are true."""
 
 import base64
-import importlib.util
-from pathlib import Path
 
 import pytest
+from loading import ROOT, module_at
 
-AT = Path(__file__).resolve().parents[1] / "book" / "_ext" / "plain.py"
-spec = importlib.util.spec_from_file_location("plain", AT)
-plain = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(plain)
+plain = module_at("book/_ext/plain.py")
 
 NUMBERS = {"fig-a": "4.1", "eq-a": "4.2", "ex-a": "4.3"}
-BOOK = plain.Book(NUMBERS, {"fig-a": "book/04", "patch": "book/glossary"}, folder=AT.parents[1])
+BOOK = plain.Book(NUMBERS, {"fig-a": "book/04", "patch": "book/glossary"}, folder=ROOT / "book")
 SITE = plain.Book(NUMBERS, BOOK.pages, "https://example.org/b")
 
 PAIRS = {
@@ -58,7 +54,7 @@ def test_what_has_no_plain_form_is_refused(source, named):
 def test_a_drawing_comes_along():
     source = ":::{figure} _static/drawings/gate.svg\n:name: fig-a\n:alt: A curve.\n\nIt rises.\n:::"
     picture, _, number, words = plain.plain_text(source, BOOK).split("\n")
-    drawing = AT.parents[1] / "_static" / "drawings" / "gate.svg"
+    drawing = ROOT / "book" / "_static" / "drawings" / "gate.svg"
     assert base64.b64decode(picture.removeprefix("![A curve.](data:image/svg+xml;base64,")[:-1]) == drawing.read_bytes()
     assert (number, words) == ("**Fig. 4.1.**", "It rises.")
 

@@ -1,6 +1,5 @@
 """What publishes the book: the zip, the printing, and the workflow."""
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -9,17 +8,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from loading import ROOT, module_at
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "publish.py"
 
 
 @pytest.fixture(scope="module")
 def publish():
-    spec = importlib.util.spec_from_file_location("publish", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("scripts/publish.py")
 
 
 def site(folder: Path, names: list[str]) -> Path:

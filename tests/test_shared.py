@@ -1,22 +1,16 @@
 """The site's share of what explorers need alike: one file for all pages, each page pointing to it."""
 
-import importlib.util
 import re
-from pathlib import Path
 
 import pytest
+from loading import module_at
 
 from convit_edu.book import explorers, networks
-
-SCRIPT = Path(__file__).parents[1] / "book" / "_ext" / "shared.py"
 
 
 @pytest.fixture(scope="module")
 def shared():
-    spec = importlib.util.spec_from_file_location("shared", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at("book/_ext/shared.py")
 
 
 @pytest.fixture(scope="module")
