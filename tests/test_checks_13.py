@@ -10,10 +10,6 @@ import convit_edu.book.checks.imagenet  # noqa: F401
 module = sys.modules["convit_edu.book.checks.imagenet"]
 
 
-def steps(images, groups, size):
-    return images // 256 * 256 // groups // size
-
-
 def cost(images, epochs, rate, gpus, watts):
     hours = images * epochs / (rate * gpus) / 3600
     return hours, hours * gpus * watts / 1000
@@ -26,23 +22,7 @@ def order(images, groups, repeats, epoch, group, copy="interleave", deal="cards"
     return mine[: -(-images // groups)].tolist() if cut else mine.tolist()
 
 
-def place(process, processes, groups, size, step, i):
-    share = groups // processes
-    return (step * size + i % size) * groups + process * share + i // size
-
-
 CASES = {
-    "epoch_steps": [
-        (steps, "Correct."),
-        (lambda m, g, b: m // g // b, "rounded down to a multiple of 256"),
-        (lambda m, g, b: -(-m // (g * b)), "the last step would be incomplete"),
-        (lambda m, g, b: 3 * m // 256 * 256 // g // b, "the copies do not make it longer"),
-        (lambda m, g, b: m // 256 * 256 // 3 // g // b, "as many are trained on"),
-        (lambda m, g, b: m // 256 * 256 // b, "a step takes all groups at once"),
-        (lambda m, g, b: 7, "then cut into steps"),
-        (lambda m, g, b: m / g / b, "should be a whole number"),
-        (lambda m, g, b: None, "does the function return something?"),
-    ],
     "cost": [
         (cost, "Correct."),
         (lambda *a: (cost(*a)[0] * 3600, 0), "these are seconds"),
@@ -64,14 +44,6 @@ CASES = {
         (lambda m, g, r, e, k: (torch.arange(m).repeat_interleave(r)[k::g][: -(-m // g)]), "are not shuffled"),
         (lambda m, g, r, e, k: order(m, g, r, e + 1, k), "shuffle with the epoch as seed"),
         (lambda *a: None, "the function returned None"),
-    ],
-    "place": [
-        (place, "Correct."),
-        (lambda p, w, g, b, s, i: (s * b + i % b) * g + p, "right with one group a process; here one has 2"),
-        (lambda p, w, g, b, s, i: i * g + p, "is taken by"),
-        (lambda p, w, g, b, s, i: p * b * 2 + s * b + i % b, "groups are no blocks"),
-        (lambda p, w, g, b, s, i: place(p, w, g, b, s, i) + 100, "this is place 0 of the epoch, yours is 100"),
-        (lambda *a: None, "does the function return something?"),
     ],
 }
 

@@ -10,7 +10,7 @@ from .distillation import check_distillation_loss, check_interaction, check_leas
 from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
 from .from_cnn_to_convit import check_factors, check_leak, check_least_width, check_relax_steps, check_tap_of_head
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
-from .imagenet import check_cost, check_epoch_steps, check_group_order, check_place
+from .imagenet import check_cost, check_group_order
 from .images_are_local import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
 from .looking_inside import (
     check_is_shortcut,
@@ -87,8 +87,6 @@ __all__ = [
     "check_least_width",
     "check_leak",
     "check_relax_steps",
-    "check_place",
-    "check_epoch_steps",
     "check_group_order",
     "check_cost",
     "check_find_fault",
