@@ -91,7 +91,8 @@ def test_to_timm_and_back():
     theirs = to_timm(ours)
     torch.testing.assert_close(theirs(images), ours(images), rtol=0, atol=1e-12)
     back = from_timm(theirs)
-    assert torch.equal(back(images), ours(images)) and back.config == ours.config
+    assert torch.equal(back(images), ours(images))
+    assert back.config == ours.config | {"init_gain": None}  # timm knows nothing of how a model once started
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "vit_tiny_patch16_224"])
@@ -215,7 +216,7 @@ def test_stochastic_depth_and_a_new_head_come_over_both_ways():
         assert [getattr(block.drop_path, "drop_prob", 0.0) for block in twin.blocks] == pytest.approx(
             [block.drop_path_rate for block in ours.blocks]
         )
-        assert from_timm(twin).config == ours.config | {"drop_path_rate": pytest.approx(0.1)}
+        assert from_timm(twin).config == ours.config | {"drop_path_rate": pytest.approx(0.1), "init_gain": None}
     ours.head = torch.nn.Sequential(torch.nn.Linear(72, 5))
     with pytest.raises(ValueError, match="no equal to this model's head"):
         to_timm(ours)
