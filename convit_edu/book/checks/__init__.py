@@ -11,7 +11,7 @@ from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, chec
 from .from_cnn_to_convit import check_factors, check_leak, check_least_width, check_relax_steps, check_tap_of_head
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
 from .imagenet import check_cost, check_group_order
-from .images_are_local import check_correlation, check_first_layer, check_multiplications, check_nearest_kernel
+from .images_are_local import check_correlation, check_first_layer, check_nearest_kernel
 from .looking_inside import (
     check_is_shortcut,
     check_lowest_gate,
@@ -34,7 +34,6 @@ from .training import check_decays, check_learning_rate, check_paired_interval, 
 __all__ = [
     "check_correlation",
     "check_nearest_kernel",
-    "check_multiplications",
     "check_first_layer",
     "check_cut_patches",
     "check_multi_head",

@@ -41,40 +41,6 @@ def check_correlation(correlation: Callable[[Tensor, int], float]) -> None:
 
 
 @exercise
-def check_multiplications(multiplications: Callable[[int, int], tuple[int, int, int]]) -> None:
-    """A function (N, D) -> the multiplications of a dense layer, a 3 × 3 convolution and self-attention."""
-    sizes = ((49, 24), (10, 7))
-    answer = torch.stack([tensor(multiplications(N, D), (3,)) for N, D in sizes])
-
-    def count(formula: Callable[[int, int], tuple[int, int, int]]) -> Tensor:
-        return torch.tensor([formula(N, D) for N, D in sizes], dtype=torch.float64)
-
-    def right(N: int, D: int) -> tuple[int, int, int]:
-        return (N * D) ** 2, 9 * N * D**2, 4 * N * D**2 + 2 * N**2 * D
-
-    def with_(place: int, wrong: Callable[[int, int], int]) -> Tensor:
-        return count(lambda N, D: tuple(wrong(N, D) if k == place else v for k, v in enumerate(right(N, D))))
-
-    mistakes = {
-        "these are parameters; the convolution and attention use theirs again at every place.":
-            count(lambda N, D: ((N * D) ** 2, 9 * D**2, 4 * D**2)),
-        "dense: every one of N D outputs reads all N D inputs.": with_(0, lambda N, D: N * D**2),
-        "convolution: these are its parameters; they are used at each of the N places.":
-            with_(1, lambda N, D: 9 * D**2),
-        "convolution: each output channel reads all D input channels.": with_(1, lambda N, D: 9 * N * D),
-        "attention: the two products with N × N matrices, Q K^T and A V, are missing.":
-            with_(2, lambda N, D: 4 * N * D**2),
-        "attention: one of the two products with N × N matrices is missing.":
-            with_(2, lambda N, D: 4 * N * D**2 + N**2 * D),
-        "attention: the output projection is missing; there are four D × D matrices.":
-            with_(2, lambda N, D: 3 * N * D**2 + 2 * N**2 * D),
-    }  # fmt: skip
-    differs = (answer != count(right)).any(0).tolist()
-    wrong = [name for name, bad in zip(("dense", "convolution", "attention"), differs) if bad]
-    diagnose(answer, count(right), mistakes, f"look again at: {', '.join(wrong)}.")
-
-
-@exercise
 def check_first_layer(first_layer: Callable[[Tensor, Tensor], Tensor]) -> None:
     """A function (W (K, n), permutation (n,)) -> the weights that do on x[permutation] what W does on x."""
     W, permutation = random_tensor(0, 3, 6), torch.tensor([2, 0, 3, 5, 1, 4])
