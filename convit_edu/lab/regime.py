@@ -44,7 +44,8 @@ def checks(results: Results, steps: int | None = None) -> list[Check]:
     budgets = results.scale.budgets
     steps = max(budgets) if steps is None else steps
     few, found = min(budgets[steps]), []
-    for arm in ("ConViT", "DeiT", "CNN"):
+    recorded = {label["arm"] for label in results.labels if label["steps"] == steps}
+    for arm in [arm for arm in ("ConViT", "DeiT", "CNN") if arm in recorded]:
         small, whole = ({"arm": arm, "fraction": share, "steps": steps} for share in (few, 1.0))
         brings: Estimate = compare(results.accuracy(**whole), results.accuracy(**small))
         found.append(Check(f"all images against {percent(few)}", arm, f"{brings.signed} points", "above 0",
