@@ -89,7 +89,7 @@ LONG = replace(
     LAPTOP, name="long", steps=1200, budgets={300: (0.05, 1.0), 1200: (0.05, 1.0)}, search_steps=600,
     rates=dict.fromkeys(ARMS[:3], (1e-3, 2e-3, 4e-3))
     | {"CNN": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 12e-3, 16e-3)},
-    gains=(None, 0.42, 1.0),
+    gains=(None, 0.42, 1.0), recast_steps=(1200, 1200),
 )  # fmt: skip
 GPU = Scale(
     name="gpu",
