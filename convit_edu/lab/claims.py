@@ -549,6 +549,11 @@ class Card:
         return next(map(verdict, self.found(name).values()), NOT_MEASURED)
 
     @property
+    def leading(self) -> dict[str, list[Part]]:
+        """The comparisons of every recorded claim, each at the largest scale at which it is recorded."""
+        return {name: next(iter(found.values())) for name in CLAIMS if (found := self.found(name))}
+
+    @property
     def groups(self) -> dict[str, list[str]]:
         """The names of the claims by verdict, in the order of `SIGNS`."""
         found = {each: [name for name in CLAIMS if self.verdict(name) == each] for each in SIGNS}
