@@ -23,7 +23,6 @@ from .paper_and_code import check_decayed_lambda, check_find_fault, check_fold_s
 from .report_card import check_corrected, check_false_holds, check_seeds_needed
 from .sample_efficiency import (
     check_budget,
-    check_converged,
     check_gap_difference,
     check_plan,
     check_three_gaps,
@@ -64,7 +63,6 @@ __all__ = [
     "check_race",
     "check_three_gaps",
     "check_budget",
-    "check_converged",
     "check_gap_difference",
     "check_plan",
     "check_row_d",

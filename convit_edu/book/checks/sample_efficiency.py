@@ -83,34 +83,6 @@ def check_budget(budget: Callable[..., Sequence[float]]) -> None:
             raise NotYet(f"{what}: {why}.")
 
 
-_CURVE = [20.0, 40.0, 50.0, 55.0, 58.0, 60.0, 60.2, 60.4]
-CONVERGENCE = (  # by arm and seed the last two of eight evaluations, less the sixth; the answer; what is wrong else
-    ([[(0.2, 0.4), (0.1, 0.3)], [(0.1, 0.2), (0.3, 0.5)]], True, "both arms have flattened; you say they have not."),
-    ([[(0.2, 0.4), (0.1, 0.3)], [(2.0, 4.0), (1.5, 3.0)]], False, "the second arm still gains; all must be done."),
-    ([[(2.0, 4.0), (1.5, 3.0)], [(0.2, 0.4), (0.1, 0.3)]], False, "the first arm still gains; all must be done."),
-    ([[(0.1, 1.6), (-0.2, 1.2)], [(-4.0, -5.0), (-3.0, -5.0)]], False,
-     "one arm gains 1.4 and the other loses 5; look at each arm, not at their mean."),
-    ([[(0.6, 1.2), (0.5, 1.1)], [(0.1, 0.2), (0.3, 0.5)]], False,
-     "a quarter of eight evaluations is two: compare the last with the sixth, not with the seventh."),
-    ([[(1.0, 1.8), (-0.4, -0.8)], [(0.1, 0.2), (0.3, 0.5)]], True,
-     "one seed gains 1.8, but the mean over the seeds is below one; the rule speaks of the mean."),
-    ([[(0.1, 0.2), (0.3, 0.5)], [(-1.5, -3.0), (-1.0, -2.0)]], True,
-     "a fall is no gain: by this rule a run that overfits has converged, however little we like it."),
-)  # fmt: skip
-
-
-@exercise
-def check_converged(converged: Callable[[torch.Tensor], bool]) -> None:
-    """A function: test accuracies (arms, seeds, 8) -> whether every arm gained under a point in the last quarter."""
-    for arms, expected, why in CONVERGENCE:
-        rows = [[[*_CURVE[:6], *(_CURVE[5] + gain for gain in seed)] for seed in arm] for arm in arms]
-        answer = converged(torch.tensor(rows, dtype=torch.float64))
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}; True or False is wanted.")
-        if bool(answer) != expected:
-            raise NotYet(why)
-
-
 @exercise
 def check_gap_difference(difference: Callable[..., Sequence[float]]) -> None:
     """A function of four lists, ConViT and DeiT on few and on all images, five seeds -> mean and half-width."""
