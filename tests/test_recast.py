@@ -223,7 +223,8 @@ def test_set_gates():
 
 
 def deit(heads=9, seed=0, **changes):
-    return create_model("convit_mini_28", seed, embed_dim=36, depth=2, local_up_to_layer=0, num_heads=heads, **changes)
+    shape = dict(embed_dim=36, depth=2, local_up_to_layer=0, num_heads=heads, init_gain=None)
+    return create_model("convit_mini_28", seed, **shape | changes)
 
 
 def products(layer):
