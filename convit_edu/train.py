@@ -154,15 +154,22 @@ def parameter_groups(model: nn.Module, weight_decay: float, gate_speed: float | 
 
     With a `gate_speed` the gates are a third group, of so many times the learning rate; ValueError if there are none.
     """
-    groups: dict[str, list[nn.Parameter]] = {"decay": [], "none": [], "gates": []}
+    decayed, spared, gates = [], [], []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            kind = "decay" if parameter.ndim > 1 and name not in ("pos_embed", "cls_token") else "none"
-            groups["gates" if gate_speed is not None and name.endswith("gating_param") else kind].append(parameter)
-    if gate_speed is not None and not groups["gates"]:
+        if not parameter.requires_grad:
+            continue
+        if gate_speed is not None and name.endswith("gating_param"):
+            gates.append(parameter)
+        elif parameter.ndim > 1 and name not in ("pos_embed", "cls_token"):
+            decayed.append(parameter)
+        else:
+            spared.append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+    if gate_speed is None:
+        return groups
+    if not gates:
         raise ValueError("gate_speed is for a model with gates that are trained, and this one has none.")
-    found = [{"params": groups["decay"], "weight_decay": weight_decay}, {"params": groups["none"], "weight_decay": 0.0}]
-    return found + [{"params": groups["gates"], "weight_decay": 0.0, "speed": gate_speed}] * (gate_speed is not None)
+    return [*groups, {"params": gates, "weight_decay": 0.0, "speed": gate_speed}]
 
 
 def training_step(

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from convit_edu.lab.intervals import detectable, estimate, holm, inside, power, student_t
+from convit_edu.lab.intervals import estimate, holm, inside, power, student_t
 
 
 def test_p_and_deviation_of_an_estimate():
@@ -34,10 +34,9 @@ def test_power_is_how_often_an_interval_finds_the_effect(effect, deviation, n):
     assert power(-effect, deviation, n) == power(effect, deviation, n)
 
 
-def test_the_detectable_effect_has_the_power_asked_for():
-    assert power(detectable(2.0, 5), 2.0, 5) == pytest.approx(0.8, abs=1e-4)
-    assert detectable(4.0, 5) == pytest.approx(2 * detectable(2.0, 5), rel=1e-4)
-    assert detectable(2.0, 10) < detectable(2.0, 5) < detectable(2.0, 3)
+def test_power_grows_with_seeds_and_is_certain_without_spread():
+    assert power(2, 2, 3) < power(2, 2, 5) < power(2, 2, 10) < 1
+    assert power(2, 0.0, 2) == 1
 
 
 def test_holm_multiplies_the_smallest_by_all_and_keeps_the_order():

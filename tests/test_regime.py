@@ -30,11 +30,11 @@ def results(level=GOOD, loss=0.52, spread=1.0):
 
 
 def unmet(**given):
-    return [(check.what, check.where) for check in regime.checks(results(**given)) if not check.met]
+    return [(check.what, check.where) for check in regime.checks(results(**given), 1200) if not check.met]
 
 
 def test_a_good_regime_passes_and_every_fault_is_named():
-    assert unmet() == [] and len(regime.checks(results())) == 8
+    assert unmet() == [] and len(regime.checks(results(), 1200)) == 8
     assert unmet(level=GOOD | {(1.0, "DeiT"): 65}) == [("all images against 5 %", "DeiT")]
     # As many images, as much accuracy: more of them are not shown to help.
     assert unmet(level=GOOD | {(1.0, "DeiT"): 69}) == [("all images against 5 %", "DeiT")]

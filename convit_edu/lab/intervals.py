@@ -101,8 +101,10 @@ def power(effect: float, deviation: float, n: int) -> float:
     """The probability that the 95 % interval of n paired differences lies on the right side of 0.
 
     For differences whose true mean is `effect` and whose standard deviation is `deviation`: the noncentral t
-    distribution, a normal distribution averaged over the deviations that n values may show.
+    distribution, a normal distribution averaged over the deviations that n values may show. Without any spread it is 1.
     """
+    if not deviation:
+        return 1.0
     freedom, points = n - 1, 2000
     shift, limit = abs(effect) * math.sqrt(n) / deviation, student_t(freedom)
     top = 1 + 8 / math.sqrt(2 * freedom)  # in units of the true deviation; beyond it nothing is left
@@ -110,15 +112,6 @@ def power(effect: float, deviation: float, n: int) -> float:
     weights = [math.exp(freedom * (math.log(s) - s * s / 2 + 0.5) - math.log(s)) for s in shown]
     reached = [NormalDist().cdf(shift - limit * s) for s in shown]
     return sum(w * r for w, r in zip(weights, reached)) / sum(weights)
-
-
-def detectable(deviation: float, n: int, wanted: float = 0.8) -> float:
-    """The effect that n paired differences with this standard deviation find with probability `wanted`."""
-    low, high = 0.0, 100 * deviation
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if power(middle, deviation, n) < wanted else (low, middle)
-    return (low + high) / 2
 
 
 def holm(values: Iterable[float]) -> list[float]:

@@ -203,8 +203,6 @@ def checkpoint(
 
     def read_model(file) -> ConViT:
         config = json.loads(file.metadata()["convit_edu"])["config"]
-        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
-        config = {name: value for name, value in config.items() if name not in retired or value != retired[name]}
         keys = [key for key in file.keys() if key.startswith(start)]
         if not keys:
             raise KeyError(f"no weights after {step} steps")

@@ -39,10 +39,9 @@ def final_loss(results: Results, **label) -> float:
     return mean(run["history"]["loss"][-1] for run in results.select(**label).values())
 
 
-def checks(results: Results, steps: int | None = None) -> list[Check]:
-    """The regime of the runs of `sample_efficiency` after so many steps; the longest budget where None."""
+def checks(results: Results, steps: int) -> list[Check]:
+    """The regime of the runs of `sample_efficiency` after so many steps, for the arms that are recorded."""
     budgets = results.scale.budgets
-    steps = max(budgets) if steps is None else steps
     few, found = min(budgets[steps]), []
     recorded = {label["arm"] for label in results.labels if label["steps"] == steps}
     for arm in [arm for arm in ("ConViT", "DeiT", "CNN") if arm in recorded]:

@@ -14,8 +14,7 @@ from .tables import Table, percent
 
 # What a chapter asks for by report.NAME, wherever it is made.
 __all__ = ["Estimate", "Missing", "Results", "Table", "compare", "estimate", "paired", "percent", "speeds", "student_t",
-           "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "start",
-           "tables", "text"]
+           "accuracies", "depth_profile", "gaps", "layers", "listing", "masks", "metrics", "searched", "tables", "text"]
 
 # --- tables
 
