@@ -228,14 +228,14 @@ class Grid:
         small, full = self.scale.ablation_fractions
         return [
             self.cell({"row": row, "fraction": fraction}, fraction=fraction, evaluations=evaluations, **what)
-            for fraction, evaluations, rows in ((small, 4, table | more), (full, 8, table))
+            for fraction, evaluations, rows in ((small, self.scale.small_evaluations, table | more), (full, 8, table))
             for row, what in rows.items()
         ]
 
     def locality_grid(self) -> list[Cell]:
         """Fig 8: locality strength by number of GPSA layers, all models reading the mean of their tokens."""
         fraction = self.scale.grid_fraction
-        shared = dict(fraction=fraction, evaluations=4, pool="mean")
+        shared = dict(fraction=fraction, evaluations=self.scale.small_evaluations, pool="mean")
         return [self.cell({"strength": None, "layers": 0}, **shared, local_up_to_layer=0)] + [
             self.cell(
                 {"strength": strength, "layers": layers}, **shared, local_up_to_layer=layers, locality_strength=strength
@@ -326,9 +326,10 @@ class Grid:
 
     def starts(self) -> list[Cell]:
         """Locality by initial weights alone: DeiT with other starts, against ConViT and DeiT (rows a and e)."""
-        shared = dict(fraction=self.scale.ablation_fractions[0], evaluations=4)
+        shared = dict(fraction=self.scale.ablation_fractions[0], evaluations=self.scale.small_evaluations)
+        names = [name for name in STARTS if name not in STARTS_NOT_RUN or self.scale.name != "laptop"]
         return [self.cell({"start": arm}, arm, **shared) for arm in ("ConViT", "DeiT")] + [
-            self.start_cell({"start": name}, name, **shared) for name in STARTS if name not in STARTS_NOT_RUN
+            self.start_cell({"start": name}, name, **shared) for name in names
         ]
 
     def start_cell(self, label: dict, name: str, lr: float | None = None, **given) -> Cell:

@@ -19,6 +19,7 @@ class Scale:
         batch_size, steps, long_steps: images in a step; steps, and steps of the experiments that look inside.
         budgets: of `sample_efficiency`: shares of the training images by the number of steps.
         search_fraction, ablation_fractions, grid_fraction: shares used by these experiments.
+        small_evaluations: how often a training on a part of the images is evaluated.
         pilot_steps: steps of the one long run that watches the gates.
         search_steps: steps of a run of `search`; None for `steps`.
         rates, gains: what `search` tries: learning rates by arm, and for the transformers each with every `init_gain`.
@@ -49,6 +50,7 @@ class Scale:
     cnn_width: int
     recast: dict
     recast_steps: tuple[int, int]
+    small_evaluations: int = 4
     pilot_steps: int = 12_000
     search_steps: int | None = None
     rates: dict[str, tuple[float, ...]] = field(default_factory=lambda: LEARNING_RATES)
@@ -89,7 +91,7 @@ LONG = replace(
     LAPTOP, name="long", steps=1200, budgets={300: (0.05, 1.0), 1200: (0.05, 1.0)}, search_steps=600,
     rates=dict.fromkeys(ARMS[:3], (1e-3, 2e-3, 4e-3))
     | {"CNN": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 12e-3, 16e-3)},
-    gains=(None, 0.42, 1.0), recast_steps=(1200, 1200),
+    gains=(None, 0.42, 1.0), recast_steps=(1200, 1200), ablation_fractions=(0.05, 1.0), small_evaluations=8,
 )  # fmt: skip
 GPU = Scale(
     name="gpu",
