@@ -287,7 +287,8 @@ class Grid:
     def _searched(
         self, cell: Callable[..., Cell], arms: Iterable[str], rates: Iterable[float], seeds: int
     ) -> list[Cell]:
-        shared = dict(fraction=self.scale.search_fraction, held_out=True, evaluations=1)
+        scale = self.scale
+        shared = dict(fraction=scale.search_fraction, held_out=True, evaluations=1, steps=scale.search_steps)
         cells = [cell({"arm": arm, "lr": lr}, arm, lr, **shared) for arm in arms for lr in rates]
         return [replace(each, seeds=tuple(range(seeds))) for each in cells]
 
