@@ -22,7 +22,7 @@ COMMANDS = {
     "list": "what experiments there are, and what is recorded of them",
     "report": "tables, intervals and verdicts from the records",
 }
-# The network of chapters 07 to 10, and the two arms.
+# The network of chapters 06 to 09, and the two arms.
 NETWORK = {"name": "convit_mini_28", "embed_dim": 54, "depth": 4}
 ARMS = {"DeiT": {"local_up_to_layer": 0}, "ConViT": {"local_up_to_layer": 3}}
 

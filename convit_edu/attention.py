@@ -2,7 +2,7 @@
 
 Each layer has two methods that agree: `weights(x)` is the attention to look at, written as in the paper;
 `forward(x)` runs, and stores no N x N matrix but for the case that `attend` names.
-Shapes: B batch, N tokens, H heads, d width of a head, D = H * d. Chapters 04 and 06 build this step by step.
+Shapes: B batch, N tokens, H heads, d width of a head, D = H * d. Chapters 04 and 12 build this step by step.
 """
 
 import math
@@ -156,7 +156,7 @@ class GPSA(_Attention):
         """(B, N, D) -> (B, N, D); `grid` as in `weights`.
 
         The mixture is linear, so it can wait until each attention has met the values: content by `attend`,
-        position by its two one-dimensional factors (chapter 06).
+        position by its two one-dimensional factors (chapter 12).
         """
         grid = resolve_grid(x.shape[1], grid)
         q, k = self._split_heads(self.qk(x), 2)  # each (B, H, N, d)

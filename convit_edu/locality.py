@@ -1,7 +1,7 @@
 """How far attention looks: non-locality (Eq 8), gates, and the centres and widths that heads have learned.
 
 Every layer is measured on its true input. The released code measures every layer on the raw patch embedding
-instead (reference: chapter 09). Chapters 04, 05 and 09 use this module.
+instead (reference: chapter 08). Chapters 04, 05 and 08 use this module.
 """
 
 from collections.abc import Iterator, Mapping

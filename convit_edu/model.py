@@ -321,7 +321,7 @@ CONFIGS: dict[str, dict] = {
     "deit_tiny": dict(embed_dim=192, num_heads=3, **_DEIT),
     "deit_small": dict(embed_dim=384, num_heads=6, **_DEIT),
     "deit_base": dict(embed_dim=768, num_heads=12, **_DEIT),
-    # Small sizes, nine heads each: 28 x 28 grey (Fashion-MNIST; its start was searched: chapter 07), 32 x 32 (CIFAR),
+    # Small sizes, nine heads each: 28 x 28 grey (Fashion-MNIST; its start was searched: chapter 06), 32 x 32 (CIFAR),
     # 64 x 64 colour.
     "convit_mini_28": dict(
         img_size=28, patch_size=4, in_chans=1, num_classes=10, embed_dim=72, depth=6, num_heads=9, local_up_to_layer=4,

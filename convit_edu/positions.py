@@ -1,7 +1,7 @@
 """Where patches stand to each other: offsets, distances, and the positional attention they give (Eqs 4-5).
 
 Patches are numbered row by row. An offset is key minus query, x = column and y = row, in patches.
-Chapters 04 and 06 use this module.
+Chapters 04 and 12 use this module.
 """
 
 import math
@@ -87,7 +87,7 @@ def axis_attention(
     """The two one-dimensional factors of positional attention: rows (H, G_h, G_h) and columns (H, G_w, G_w).
 
     A score is a function of dy plus a function of dx, whatever the weights, so its softmax over the grid is
-    the product of a softmax over rows and a softmax over columns (chapter 06). `pos_proj` maps vectors r
+    the product of a softmax over rows and a softmax over columns (chapter 12). `pos_proj` maps vectors r
     (..., 3) to scores (..., H), linearly but for a bias, which both softmaxes take in and both cancel.
     """
     rows, columns = grid

@@ -3,7 +3,7 @@
 AdamW with decay on matrices only, linear warm-up and cosine decay, label smoothing, stochastic depth, flips
 and padded crops; on demand random erasing, mixup and cutmix. A run is fixed by its recipe and seed, can be
 interrupted, and resumes from its checkpoint exactly: every random number of a step depends on the seed and the
-step alone. Chapter 07 uses this module.
+step alone. Chapter 06 uses this module.
 """
 
 import math

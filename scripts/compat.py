@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 OLDEST = (3, 11)
 EXTRAS = "book,test"
-CHAPTERS = ["02", "04", "05", "09", "13"]
+CHAPTERS = ["02", "04", "05", "08", "13"]
 KINDS = ["pinned", "newest"]
 SHOWN = ["torch", "torchvision", "timm", "numpy", "pillow", "matplotlib", "ipywidgets"]
 ABOUT = "import sys, ensurepip, venv; print(sys.executable, *sys.version_info[:3])"

@@ -1,5 +1,6 @@
 """The checks of chapter 07: the right answer passes, typical wrong ones are told what is wrong."""
 
+import itertools
 import math
 
 import pytest
@@ -13,111 +14,116 @@ def said(capsys, check, answer):
     return capsys.readouterr().out.strip()
 
 
-def rate(step, steps, warmup, highest, lowest, first=1, shift=True, end=None):
-    if step < warmup:
-        return highest * (step + first) / warmup
-    progress = (step - warmup) / (steps - warmup) if shift else step / steps
-    end = lowest if end is None else end
-    return end + (highest - end) / 2 * (1 + math.cos(math.pi * progress))
+def gaps(deit, convit, scale=100, sign=1, below=None, errors=None):
+    d = sign * (convit - deit)
+    return convit - deit, scale * d / (below or (lambda a, b: a))(deit, convit), 100 * d / (100 - (errors or deit))
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (rate, "Correct."),
-        (lambda *a: rate(*a, first=0), "the first step has rate 0"),
-        (lambda *a: rate(*a, first=2), "the warm-up is off: step 0 of 10 should have 0.040"),
-        (lambda *a: rate(*a, shift=False), "subtract the warm-up from step and steps"),
-        (lambda *a: rate(*a, end=0.0), "falls below the lowest"),
-        (lambda *a: None, "returns nothing"),
-    ],
-)
-def test_learning_rate(capsys, answer, message):
-    assert message in said(capsys, checks.check_learning_rate, answer)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda name, p: p.ndim > 1 and name not in ("cls_token", "pos_embed"), "Correct."),
-        (lambda name, p: p.ndim > 1, "cls_token (1, 1, 72) is a token or a position"),
-        (lambda name, p: name.endswith("weight"), "norm1.weight (72,) is no matrix"),
-        (lambda name, p: p.ndim == 2, "patch_embed.proj.weight (72, 1, 4, 4) is a matrix (or a stack of filters)"),
-        (lambda name, p: None, "the function returned None"),
-    ],
-)
-def test_decays(capsys, answer, message):
-    assert message in said(capsys, checks.check_decays, answer)
-
-
-def subset(labels, per_class, seed, shuffle="once"):
-    generator = torch.Generator().manual_seed(0 if shuffle == "unseeded" else seed)
-    if shuffle == "global":
-        generator = None
-    if shuffle == "by size":
-        generator.manual_seed(1000 * seed + per_class)
-    order = torch.randperm(len(labels), generator=generator)
-    return torch.cat([order[labels[order] == c][:per_class] for c in labels.unique()])
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (subset, "Correct."),
-        (lambda labels, n, s: subset(labels, n, s, "global"), "the same seed gives another subset"),
-        (lambda labels, n, s: subset(labels, n, s, "unseeded"), "another seed gives the same subset"),
-        (lambda labels, n, s: subset(labels, n, s, "by size"), "not nested"),
-        (lambda labels, n, s: torch.arange(5 * n), "not balanced"),
-        (lambda labels, n, s: torch.zeros(5 * n, dtype=int), "some image is there twice"),
-        (lambda labels, n, s: torch.arange(n), "are 20 indices; yours have shape (4,)"),
-        (lambda labels, n, s: None, "the function returned None"),
-    ],
-)
-def test_subset(capsys, answer, message):
-    assert message in said(capsys, checks.check_subset, answer)
-
-
-def paired(a, b, t=2.776, correction=1, root=5**0.5):
-    d = torch.tensor(a, dtype=torch.float64) - torch.tensor(b, dtype=torch.float64)
-    return d.mean(), t * d.std(correction=correction) / root
-
-
-def independent(a, b):
-    a, b = torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)
-    return (a - b).mean(), 2.776 * ((a.var() + b.var()) / 5).sqrt()
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (paired, "Correct."),
-        (lambda a, b: paired(b, a), "b - a is the wrong way round"),
-        (lambda a, b: paired(a, b, t=1), "this is the standard error"),
-        (lambda a, b: paired(a, b, t=1.96), "1.96 belongs to many seeds"),
-        (lambda a, b: paired(a, b, root=1), "divide the standard deviation by the root"),
-        (lambda a, b: paired(a, b, correction=0), "by n - 1, not by n"),
-        (independent, "you treat the arms as independent"),
-        (lambda a, b: (paired(a, b)[0], 99.0), "yours is 99.000"),
+        (gaps, "Correct."),
+        (lambda a, b: gaps(b, a), "ConViT's accuracy comes first"),
+        (lambda a, b: gaps(a, b, scale=1), "relative gap, for 34.8 against 47.8: in per cent, please"),
+        (lambda a, b: gaps(a, b, below=lambda a, b: b), "the paper divides by DeiT's accuracy"),
+        (lambda a, b: (b - a, 100 * b / a, 0), "this is the ratio"),
+        (lambda a, b: (*gaps(a, b)[:2], gaps(a, b, errors=b)[2]), "these are ConViT's"),
+        (lambda a, b: (*gaps(a, b)[:2], gaps(a, b)[2] / 100), "errors, for 34.8 against 47.8: in per cent, please"),
+        (lambda a, b: (*gaps(a, b)[:2], -gaps(a, b)[2]), "count the errors that ConViT saves as positive"),
+        (lambda a, b: (1.0, 2.0, 3.0), "points are 13.0"),
+        (lambda a, b: gaps(a, b)[:2], "you return 2 numbers"),
         (lambda a, b: None, "the function returned None"),
     ],
 )
-def test_paired_interval(capsys, answer, message):
-    assert message in said(capsys, checks.check_paired_interval, answer)
-
-
-FAIR = {"DeiT": [33.0, 34.0], "ConViT": [47.0, 49.0], "late token": [35.0, 33.5], "no start": [36.0, 38.0]}
+def test_three_gaps(capsys, answer, message):
+    assert message in said(capsys, checks.check_three_gaps, answer)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (FAIR, "Correct."),
-        ({name: FAIR[name] for name in ("DeiT", "ConViT")}, "there are 2 arms"),
-        (FAIR | {"DeiT": [33.0]}, "different numbers of seeds"),
-        ({name: values[:1] for name, values in FAIR.items()}, "one seed gives no interval"),
-        ({name: [v / 100 for v in values] for name, values in FAIR.items()}, "wanted in per cent"),
-        (FAIR | {"no start": FAIR["ConViT"]}, "did both get their own model?"),
+        (lambda m, f, e, b: (m * e / b, e / f), "Correct."),
+        (lambda m, f, e, b: (m * f * e / b, e), "equal epochs, not equal images seen"),
+        (lambda m, f, e, b: (m * e, e / f), "a step takes a batch of them"),
+        (lambda m, f, e, b: (m / b, e / f), "these are the steps of one epoch"),
+        (lambda m, f, e, b: (m * e / b / f, e / f), "does not depend on the fraction"),
+        (lambda m, f, e, b: (m * e / b, e), "an epoch on the subset is shorter"),
+        (lambda m, f, e, b: (m * e / b, e * f), "the wrong way round"),
+        (lambda m, f, e, b: (7, 7), "it is 2500 steps, you have 7"),
+        (lambda m, f, e, b: ..., "the function returned Ellipsis"),
     ],
 )
-def test_race(capsys, answer, message):
-    assert message in said(capsys, checks.check_race, answer)
+def test_budget(capsys, answer, message):
+    assert message in said(capsys, checks.check_budget, answer)
+
+
+def difference(c, d, c_all, d_all, t=2.776, root=5**0.5, correction=1, sign=1):
+    c, d, c_all, d_all = (torch.tensor(v, dtype=torch.float64) for v in (c, d, c_all, d_all))
+    g = (c - d) - sign * (c_all - d_all)
+    return g.mean(), t * g.std(correction=correction) / root
+
+
+def halves(c, d):
+    return 2.776 * (torch.tensor(c, dtype=torch.float64) - torch.tensor(d, dtype=torch.float64)).std().item() / 5**0.5
+
+
+def independent(*lists):
+    return 2.776 * (sum(torch.tensor(v, dtype=torch.float64).var().item() for v in lists) / 5) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (difference, "Correct."),
+        (lambda *a: difference(*a, t=2.77645), "Correct."),
+        (lambda c, d, e, f: difference(e, f, c, d), "few minus all"),
+        (lambda *a: difference(*a, sign=-1), "you have added the two gaps"),
+        (lambda *a: difference(*a, sign=0), "this is the gap on few images alone"),
+        (lambda *a: difference(*a, t=1), "this is the standard error"),
+        (lambda *a: difference(*a, t=1.96), "1.96 belongs to many seeds"),
+        (lambda *a: difference(*a, root=1), "divide the standard deviation by the root"),
+        (lambda *a: difference(*a, correction=0), "by n - 1, not by n"),
+        (lambda c, d, e, f: (difference(c, d, e, f)[0], halves(c, d) + halves(e, f)), "you add the half-widths"),
+        (lambda c, d, e, f: (difference(c, d, e, f)[0], math.hypot(halves(c, d), halves(e, f))), "pair them too"),
+        (lambda *a: (difference(*a)[0], independent(*a)), "all four lists as independent"),
+        (lambda *a: (difference(*a)[0], 99.0), "yours is 99.000"),
+        (lambda *a: (1.0, 1.0), "you have 1.00"),
+        (lambda *a: None, "the function returned None"),
+    ],
+)
+def test_gap_difference(capsys, answer, message):
+    assert message in said(capsys, checks.check_gap_difference, answer)
+
+
+def plan(arms=("ConViT", "DeiT"), cells=((0.05, 300), (0.05, 1200), (1.0, 300), (1.0, 1200)), seeds=range(5)):
+    return [
+        dict(arm=arm, fraction=fraction, steps=steps, seed=seed)
+        for arm, (fraction, steps), seed in itertools.product(arms, cells, seeds)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (plan(), "Correct."),
+        (iter(plan()), "Correct."),
+        ([], "no runs yet"),
+        (..., "a list of runs is wanted"),
+        ([{"arm": "DeiT", "steps": 3}], "says nothing of its fraction and seed"),
+        (plan(arms=("ConViT",)), "the arms should be ConViT and DeiT, yours are ConViT"),
+        (plan() + plan(seeds=[0]), "some run is there twice"),
+        (plan()[:-1], "only one arm runs 100 % for 1200 steps with seed 4"),
+        (plan(cells=((1.0, 300), (1.0, 1200))), "there is one amount of data"),
+        (plan(cells=((0.05, 300), (1.0, 300))), "there is one number of steps"),
+        (plan(cells=((0.05, 60), (1.0, 1200))), "data and steps vary together"),
+        (plan(cells=((0.05, 300), (1.0, 300), (1.0, 1200))), "nothing runs with 5 % of the data for 1200 steps"),
+        (plan(seeds=[0, 1]), "fewer than three seeds"),
+        (plan(cells=((0.05, 300), (0.05, 1200))) + plan(cells=((1.0, 300), (1.0, 1200)), seeds=range(5, 10)),
+         "the cells have different seeds"),
+        (plan(cells=((0.05, 300), (0.05, 400), (1.0, 300), (1.0, 400))), "nearly the same"),
+        (plan(seeds=range(10)), "60,000 steps, and there are 40,000"),
+        ([3], "your code stopped with TypeError"),
+    ],
+)  # fmt: skip
+def test_plan(capsys, answer, message):
+    assert message in said(capsys, checks.check_plan, answer)

@@ -1,13 +1,12 @@
 """The checks of chapter 09: the right answer passes, typical wrong ones are told what is wrong."""
 
-import contextlib
-
 import pytest
 import torch
 
+from convit_edu import create_model
 from convit_edu.book import checks
-from convit_edu.locality import gpsa_layers, masked_positions
-from convit_edu.train import Recipe
+from convit_edu.book.checks.ablations import CHANGES
+from convit_edu.locality import gpsa_layers
 
 
 def said(capsys, check, answer):
@@ -15,151 +14,124 @@ def said(capsys, check, answer):
     return capsys.readouterr().out.strip()
 
 
-def nonlocality(A, grid, power=0.5, norm=2, divide=None):
-    rows, columns = grid
-    place = torch.tensor([(n // columns, n % columns) for n in range(rows * columns)], dtype=torch.float64)
-    delta = place[None] - place[:, None]  # (N, N, 2)
-    distances = delta.abs().sum(-1) if norm == 1 else delta.square().sum(-1) ** power
-    return (A * distances).sum((1, 2)) / (divide or rows * columns)
+def row_d(gpsa=2, start=False, values=False, logit=0.0, train_gate=False, train_rest=True):
+    model = create_model(
+        "convit_mini_28", 0, embed_dim=36, depth=3, local_up_to_layer=gpsa,
+        positional_init=start, identity_values=values,
+    )  # fmt: skip
+    for layer in gpsa_layers(model):
+        layer.requires_grad_(train_rest)
+        layer.gating_param.data.fill_(logit)
+        layer.gating_param.requires_grad_(train_gate)
+    return model
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (nonlocality, "Correct."),
-        (lambda A, g: nonlocality(A, g, divide=1), "divide by the number of queries"),
-        (lambda A, g: nonlocality(A, g, divide=36), "divide by the queries only"),
-        (lambda A, g: nonlocality(A, g, power=1), "the mean of the squared distance"),
-        (lambda A, g: nonlocality(A, g, power=1).sqrt(), "the root of each distance"),
-        (lambda A, g: nonlocality(A, g, norm=1), "the length of the offset"),
-        (lambda A, g: nonlocality(A, g[::-1]), "rows and columns are exchanged"),
-        (lambda A, g: nonlocality(torch.full_like(A, 1 / 6), g), "the attention takes no part"),
-        (lambda A, g: 2 * nonlocality(A, g), "the first head looks"),
-        (lambda A, g: nonlocality(A, g).mean(), "your answer has shape ()"),
-        (lambda A, g: None, "does the function return something?"),
+        ({}, "Correct."),
+        ({"gpsa": 0}, "this is row e, a DeiT"),
+        ({"start": True}, "still start on their centres"),
+        ({"values": True}, "W_val still starts as the identity"),
+        ({"logit": 1.0}, "the gates are at 0.73; row d mixes half and half"),
+        ({"logit": 1000.0}, "the gates are at 1.00; this is position only, as in rows f and g"),
+        ({"logit": 0.5}, "half and half is lambda = 0"),
+        ({"train_gate": True}, "they are not frozen"),
+        ({"train_rest": False}, "row d freezes the gates and nothing else; blocks.0.attn.proj.weight"),
     ],
 )
-def test_nonlocality(capsys, answer, message):
-    assert message in said(capsys, checks.check_nonlocality, answer)
+def test_row_d(capsys, answer, message):
+    assert message in said(capsys, checks.check_row_d, row_d(**answer))
 
 
-def drop(A, token=0, dim=-1):
-    keep = [n for n in range(A.shape[-1]) if n != token % A.shape[-1]]
-    patches = A[..., keep, :][..., keep]
-    return patches / patches.sum(dim, keepdim=True)
+def test_row_d_wants_a_model(capsys):
+    assert "a model is wanted, not None" in said(capsys, checks.check_row_d, None)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (drop, "Correct."),
-        (lambda A: A[..., 1:, 1:], "the rows no longer sum to 1"),
-        (lambda A: drop(A, token=-1), "you dropped the last patch"),
-        (lambda A: A[..., :-1, :-1], "and the rows must sum to 1 again"),
-        (lambda A: drop(A, dim=-2), "you divide by the sum of a column"),
-        (lambda A: drop(A, dim=(-2, -1)) * 4, "one sum for the whole matrix"),
-        (lambda A: A[..., 1:, 1:].softmax(-1), "a second softmax"),
-        (lambda A: A[..., 1:, 1:] + A[..., 1:, :1] / 4, "shared out the class token's mass equally"),
-        (lambda A: drop(A).flip(-1), "not the old ones rescaled"),
-        (lambda A: drop(A) * 2, "a row must sum to 1"),
-        (lambda A: A[..., :, 1:], "has shape (2, 3, 5, 4), expected (2, 3, 4, 4)"),
+        ({}, "Correct."),
+        ({"d - e": {"GPSA layers"}}, "missing for d - e: look before which block the class token joins"),
+        ({"a - b": {"gate training"}}, "a trained gate starts at 0.73"),
+        ({"b - d": {"positional start"}}, "missing for b - d: the switch of the start sets W_val too"),
+        ({"f - g": {"positional start", "identity values", "gate training"}}, "'gate training' is the same in both"),
+        ({"d - e": set()}, "nothing is named for d - e"),
+        ({"d - e": {...}}, "nothing is named for d - e"),
+        ({"d - e": "the weather"}, "'the weather' is not on the list"),
     ],
 )
-def test_without_class_token(capsys, answer, message):
-    assert message in said(capsys, checks.check_without_class_token, answer)
+def test_changes(capsys, answer, message):
+    assert message in said(capsys, checks.check_changes, CHANGES | answer)
 
 
-def budget(steps, warmup, highest, lowest):
-    recipe = Recipe(steps=steps, warmup_steps=warmup, lr=highest, min_lr=lowest)
-    return sum(recipe.learning_rate(step) for step in range(steps))
-
-
-def sigmoid(x):
-    return torch.tensor(x, dtype=torch.float64).sigmoid()
+def effects(a, b, c, d):
+    return ((a - b) + (c - d)) / 2, ((a - c) + (b - d)) / 2, (a - b) - (c - d)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda *r: sigmoid(1 - budget(*r)), "Correct."),
-        (lambda *r: sigmoid(1 - budget(*r) + r[3]), "Correct."),  # the last step more or less
-        (lambda *r: budget(*r), "this is the budget itself"),
-        (lambda *r: 1 - budget(*r), "this is lambda"),
-        (lambda *r: sigmoid(1 + budget(*r)), "you went up"),
-        (lambda *r: sigmoid(-budget(*r)), "lambda starts at 1"),
-        (lambda *r: sigmoid(1.0) - budget(*r), "subtract inside the sigmoid"),
-        (lambda *r: sigmoid(1 - r[0] * r[2]), "not at its highest all the time"),
-        (lambda *r: sigmoid(1 - r[2]), "one step is not the training"),
-        (lambda *r: 0.5, "yours 0.500"),
-        (lambda *r: None, "does the function return something?"),
+        (effects, "Correct."),
+        (lambda a, b, c, d: effects(a, c, b, d), "gate and start are swapped"),
+        (lambda a, b, c, d: [x.mean() for x in effects(a, b, c, d)], "keep one value a seed"),
+        (lambda a, b, c, d: (a - b, *effects(a, b, c, d)[1:]), "the effect of the gate is taken only where the other"),
+        (lambda a, b, c, d: (c - d, *effects(a, b, c, d)[1:]), "only where the other factor is off"),
+        (lambda a, b, c, d: (a - b + c - d, *effects(a, b, c, d)[1:]), "is the sum of two differences"),
+        (lambda a, b, c, d: [-x for x in effects(a, b, c, d)], "the effect of the gate has the wrong sign"),
+        (lambda a, b, c, d: (*effects(a, b, c, d)[:2], a - d), "this is a - d, both together"),
+        (lambda a, b, c, d: (*effects(a, b, c, d)[:2], (a - b - c + d) / 2), "the interaction is halved"),
+        (lambda a, b, c, d: None, "three answers are wanted"),
     ],
 )
-def test_lowest_gate(capsys, answer, message):
-    assert message in said(capsys, checks.check_lowest_gate, answer)
+def test_effects(capsys, answer, message):
+    assert message in said(capsys, checks.check_effects, answer)
 
 
-def mask(model, images, layers, lam=1000.0, keep=False, start=0):
-    found = gpsa_layers(model)[start:][:layers]
-    old = [layer.gating_param.clone() for layer in found]
-    for layer in found:
-        layer.gating_param.fill_(lam)
-    logits = model(images)
-    for layer, value in zip(found, old, strict=True):
-        if not keep:
-            layer.gating_param.copy_(value)
-    return logits
+def influence(content, position, dim=-1, half=0.5):
+    moved = (content + position).softmax(dim) - position.softmax(dim)
+    return half * moved.abs().sum(dim).mean()
+
+
+def gated_influence(content, position):
+    gate = torch.tensor(1.0).sigmoid()
+    mixed = (1 - gate) * content.softmax(-1) + gate * position.softmax(-1)
+    return (mixed - position.softmax(-1)).abs().sum(-1).mean() / 2
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (mask, "Correct."),
-        (lambda *a: mask(*a, lam=12.0), "Correct."),
-        (lambda *a: mask(*a, lam=1.0), "nothing is masked"),
-        (lambda *a: mask(*a, lam=-1000.0), "you masked the position"),
-        (lambda *a: mask(*a, lam=0.0), "lambda = 0 is a gate of one half"),
-        (lambda m, x, n: mask(m, x, 3), "all GPSA layers are masked"),
-        (lambda m, x, n: mask(m, x, 1), "one layer is masked"),
-        (lambda *a: mask(*a, start=1), "you masked the last ones"),
-        (lambda *a: mask(*a, lam=2.0), "only there"),
-        (lambda *a: mask(*a, keep=True), "blocks.0.attn.gating_param is left changed"),
-        (lambda *a: None, "does the function return something?"),
+        (influence, "Correct."),
+        (lambda c, p: influence(c, p, half=1), "the half is missing"),
+        (lambda c, p: influence(c, p, dim=-2), "your softmax runs over queries"),
+        (lambda c, p: ((c + p).softmax(-1) - p.softmax(-1)).abs().mean(), "you average over keys"),
+        (lambda c, p: ((c + p).softmax(-1) - p.softmax(-1)).sum(-1).mean() / 2, "take absolute values"),
+        (gated_influence, "this is the gated sum of Eq 7"),
+        (lambda c, p: influence(p, c), "compare with that of the position alone"),
+        (lambda c, p: ((c + p).softmax(-1) - p.softmax(-1)).abs().sum(-1), "one number is wanted"),
+        (lambda c, p: torch.tensor(0.123), "yours is 0.123"),
+        (lambda c, p: None, "the function returned None"),
     ],
 )
-def test_mask_content(capsys, answer, message):
-    assert message in said(capsys, checks.check_mask_content, answer)
+def test_influence(capsys, answer, message):
+    assert message in said(capsys, checks.check_influence, answer)
 
 
-def without(context):
-    def is_shortcut(measure, model, images):
-        before = measure(model, images)
-        with context(model):
-            return torch.equal(measure(model, images), before)
-
-    return is_shortcut
-
-
-@contextlib.contextmanager
-def doubled(*parameters, keep=False):
-    for parameter in parameters:
-        parameter.data.mul_(2)
-    yield
-    for parameter in parameters:
-        parameter.data.div_(1 if keep else 2)
+READ = {"A": "holds", "B": "open", "C": "contradicted", "D": "open", "A - B": "open"}
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (without(masked_positions), "Correct."),
-        (without(lambda m: doubled(m.blocks[0].mlp.fc1.weight)), "Correct."),
-        (without(lambda m: doubled(m.patch_embed.proj.weight)), "you call the shortcut true"),
-        (without(lambda m: doubled(*m.blocks.parameters())), "you call the shortcut true"),
-        (without(lambda m: doubled(m.head.weight)), "you call the true measure a shortcut"),
-        (without(lambda m: doubled(m.pos_embed, keep=True)), "the model is left changed"),
-        (lambda *a: True, "you call the true measure a shortcut"),
-        (lambda *a: None, "the function returned None"),
+        ({}, "Correct."),
+        ({"B": "holds"}, "look at B again: its interval contains 0"),
+        ({"C": "open"}, "look at C again: its interval lies wholly below 0"),
+        ({"D": "holds"}, "look at D again: it has one seed"),
+        ({"A - B": "holds"}, "only the paired difference of the two differences"),
+        ({"A": "true"}, "'true' is no verdict"),
+        ({"A": ...}, "there is no verdict on A"),
     ],
 )
-def test_is_shortcut(capsys, answer, message):
-    assert message in said(capsys, checks.check_is_shortcut, answer)
+def test_forest(capsys, answer, message):
+    assert message in said(capsys, checks.check_forest, READ | answer)

@@ -1,12 +1,12 @@
 """The checks of chapter 10: the right answer passes, typical wrong ones are told what is wrong."""
 
+from math import log
+
 import pytest
 import torch
+import torch.nn.functional as F
 
-from convit_edu import create_model
-from convit_edu.book import checks
-from convit_edu.book.checks.ablations import CHANGES
-from convit_edu.locality import gpsa_layers
+from convit_edu.book.checks import distillation as checks
 
 
 def said(capsys, check, answer):
@@ -14,124 +14,91 @@ def said(capsys, check, answer):
     return capsys.readouterr().out.strip()
 
 
-def row_d(gpsa=2, start=False, values=False, logit=0.0, train_gate=False, train_rest=True):
-    model = create_model(
-        "convit_mini_28", 0, embed_dim=36, depth=3, local_up_to_layer=gpsa,
-        positional_init=start, identity_values=values,
-    )  # fmt: skip
-    for layer in gpsa_layers(model):
-        layer.requires_grad_(train_rest)
-        layer.gating_param.data.fill_(logit)
-        layer.gating_param.requires_grad_(train_gate)
-    return model
+def mean_target(labels, told, classes, smoothing, both=False, share=True):
+    label, word = (F.one_hot(x, classes).double() for x in (labels, told))
+    spread = smoothing / classes
+    if both:
+        word = (1 - smoothing) * word + spread
+    return ((1 - smoothing) * label + spread + word) / (2 if share else 1)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({}, "Correct."),
-        ({"gpsa": 0}, "this is row e, a DeiT"),
-        ({"start": True}, "still start on their centres"),
-        ({"values": True}, "W_val still starts as the identity"),
-        ({"logit": 1.0}, "the gates are at 0.73; row d mixes half and half"),
-        ({"logit": 1000.0}, "the gates are at 1.00; this is position only, as in rows f and g"),
-        ({"logit": 0.5}, "half and half is lambda = 0"),
-        ({"train_gate": True}, "they are not frozen"),
-        ({"train_rest": False}, "row d freezes the gates and nothing else; blocks.0.attn.proj.weight"),
+        (mean_target, "Correct."),
+        (lambda *a: None, "your answer is None"),
+        (lambda y, t, c, s: mean_target(y, t, c, s, share=False), "each row must sum to 1"),
+        (lambda y, t, c, s: mean_target(y, t, c, 0), "you left the smoothing out"),
+        (lambda y, t, c, s: mean_target(y, t, c, s, both=True), "you smooth both halves"),
+        (lambda y, t, c, s: mean_target(t, y, c, s), "you smooth the teacher's half"),
+        (lambda y, t, c, s: F.one_hot(y, c).double(), "this is the label alone"),
+        (lambda y, t, c, s: F.one_hot(t, c).double(), "this is the teacher alone"),
+        (lambda y, t, c, s: torch.full((4, c), 1 / c), "each row is the mean"),
     ],
 )
-def test_row_d(capsys, answer, message):
-    assert message in said(capsys, checks.check_row_d, row_d(**answer))
+def test_mean_target(capsys, answer, message):
+    assert message in said(capsys, checks.check_mean_target, answer)
 
 
-def test_row_d_wants_a_model(capsys):
-    assert "a model is wanted, not None" in said(capsys, checks.check_row_d, None)
+CE = F.cross_entropy
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ({}, "Correct."),
-        ({"d - e": {"GPSA layers"}}, "missing for d - e: look before which block the class token joins"),
-        ({"a - b": {"gate training"}}, "a trained gate starts at 0.73"),
-        ({"b - d": {"positional start"}}, "missing for b - d: the switch of the start sets W_val too"),
-        ({"f - g": {"positional start", "identity values", "gate training"}}, "'gate training' is the same in both"),
-        ({"d - e": set()}, "nothing is named for d - e"),
-        ({"d - e": {...}}, "nothing is named for d - e"),
-        ({"d - e": "the weather"}, "'the weather' is not on the list"),
+        (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(1))) / 2, "Correct."),
+        (lambda z, y, t: None, "the function returned None"),
+        (lambda z, y, t: CE(z, y) + CE(z, t.argmax(1)), "the halves are missing"),
+        (lambda z, y, t: CE(z, y), "label's half alone, not halved"),
+        (lambda z, y, t: CE(z, y) / 2, "label's half alone; add the teacher's"),
+        (lambda z, y, t: CE(z, t.argmax(1)), "teacher's half alone, not halved"),
+        (lambda z, y, t: (CE(z, y) + CE(z, t.softmax(1))) / 2, "this is soft distillation"),
+        (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(0))) / 2, "your argmax runs over the batch"),
+        (lambda z, y, t: (CE(z, y) + CE(t, z.argmax(1))) / 2, "it is the student who learns"),
+        (lambda z, y, t: (CE(z.softmax(1), y) + CE(z.softmax(1), t.argmax(1))) / 2, "cross_entropy wants logits"),
+        (lambda z, y, t: CE(z, y, reduction="none"), "one number is wanted"),
+        (lambda z, y, t: torch.tensor(1.0), "it should be"),
     ],
 )
-def test_changes(capsys, answer, message):
-    assert message in said(capsys, checks.check_changes, CHANGES | answer)
-
-
-def effects(a, b, c, d):
-    return ((a - b) + (c - d)) / 2, ((a - c) + (b - d)) / 2, (a - b) - (c - d)
+def test_distillation_loss(capsys, answer, message):
+    assert message in said(capsys, checks.check_distillation_loss, answer)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (effects, "Correct."),
-        (lambda a, b, c, d: effects(a, c, b, d), "gate and start are swapped"),
-        (lambda a, b, c, d: [x.mean() for x in effects(a, b, c, d)], "keep one value a seed"),
-        (lambda a, b, c, d: (a - b, *effects(a, b, c, d)[1:]), "the effect of the gate is taken only where the other"),
-        (lambda a, b, c, d: (c - d, *effects(a, b, c, d)[1:]), "only where the other factor is off"),
-        (lambda a, b, c, d: (a - b + c - d, *effects(a, b, c, d)[1:]), "is the sum of two differences"),
-        (lambda a, b, c, d: [-x for x in effects(a, b, c, d)], "the effect of the gate has the wrong sign"),
-        (lambda a, b, c, d: (*effects(a, b, c, d)[:2], a - d), "this is a - d, both together"),
-        (lambda a, b, c, d: (*effects(a, b, c, d)[:2], (a - b - c + d) / 2), "the interaction is halved"),
-        (lambda a, b, c, d: None, "three answers are wanted"),
+        (lambda s: s * log(2), "Correct."),
+        (lambda s: 0.0, "the loss cannot become 0"),
+        (lambda s: 2 * s * log(2), "not twice that"),
+        (lambda s: s * log(2) / 2, "two halves of one half"),
+        (lambda s: (1 - s) * log(2), "agreement costs nothing"),
+        (lambda s: s, "this is in bits"),
+        (lambda s: 0 if s in (0, 1) else -s * log(s) - (1 - s) * log(1 - s), "the entropy of differing at all"),
+        (lambda s: 1.0, "for a tenth it is 0.0693"),
     ],
 )
-def test_effects(capsys, answer, message):
-    assert message in said(capsys, checks.check_effects, answer)
+def test_least_loss(capsys, answer, message):
+    assert message in said(capsys, checks.check_least_loss, answer)
 
 
-def influence(content, position, dim=-1, half=0.5):
-    moved = (content + position).softmax(dim) - position.softmax(dim)
-    return half * moved.abs().sum(dim).mean()
-
-
-def gated_influence(content, position):
-    gate = torch.tensor(1.0).sigmoid()
-    mixed = (1 - gate) * content.softmax(-1) + gate * position.softmax(-1)
-    return (mixed - position.softmax(-1)).abs().sum(-1).mean() / 2
+def by_seed(f):
+    return lambda a, b, c, d: {s: f(a[s], b[s], c[s], d[s]) for s in a}
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (influence, "Correct."),
-        (lambda c, p: influence(c, p, half=1), "the half is missing"),
-        (lambda c, p: influence(c, p, dim=-2), "your softmax runs over queries"),
-        (lambda c, p: ((c + p).softmax(-1) - p.softmax(-1)).abs().mean(), "you average over keys"),
-        (lambda c, p: ((c + p).softmax(-1) - p.softmax(-1)).sum(-1).mean() / 2, "take absolute values"),
-        (gated_influence, "this is the gated sum of Eq 7"),
-        (lambda c, p: influence(p, c), "compare with that of the position alone"),
-        (lambda c, p: ((c + p).softmax(-1) - p.softmax(-1)).abs().sum(-1), "one number is wanted"),
-        (lambda c, p: torch.tensor(0.123), "yours is 0.123"),
-        (lambda c, p: None, "the function returned None"),
+        (by_seed(lambda a, b, c, d: (b - a) - (d - c)), "Correct."),
+        (lambda *runs: None, "the function returned None"),
+        (lambda *runs: 1.0, "keep one value a seed"),
+        (lambda a, b, c, d: {0: 1.0}, "the seeds are 0, 1 and 2"),
+        (by_seed(lambda a, b, c, d: (d - c) - (b - a)), "the sign is turned"),
+        (by_seed(lambda a, b, c, d: b - a), "this is DeiT's gain"),
+        (by_seed(lambda a, b, c, d: d - c), "this is ConViT's gain"),
+        (by_seed(lambda a, b, c, d: b - d), "the gap among the taught alone"),
+        (by_seed(lambda a, b, c, d: b - a + d - c), "you add the gains"),
+        (by_seed(lambda a, b, c, d: 0.0), "seed by seed"),
     ],
 )
-def test_influence(capsys, answer, message):
-    assert message in said(capsys, checks.check_influence, answer)
-
-
-READ = {"A": "holds", "B": "open", "C": "contradicted", "D": "open", "A - B": "open"}
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        ({}, "Correct."),
-        ({"B": "holds"}, "look at B again: its interval contains 0"),
-        ({"C": "open"}, "look at C again: its interval lies wholly below 0"),
-        ({"D": "holds"}, "look at D again: it has one seed"),
-        ({"A - B": "holds"}, "only the paired difference of the two differences"),
-        ({"A": "true"}, "'true' is no verdict"),
-        ({"A": ...}, "there is no verdict on A"),
-    ],
-)
-def test_forest(capsys, answer, message):
-    assert message in said(capsys, checks.check_forest, READ | answer)
+def test_interaction(capsys, answer, message):
+    assert message in said(capsys, checks.check_interaction, answer)

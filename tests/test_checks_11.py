@@ -1,12 +1,13 @@
 """The checks of chapter 11: the right answer passes, typical wrong ones are told what is wrong."""
 
-from math import log
+from math import exp
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from convit_edu.book.checks import distillation as checks
+from convit_edu.beyond.cost import multiply_adds
+from convit_edu.book.checks import from_cnn_to_convit as checks
+from convit_edu.positions import kernel_centres
 
 
 def said(capsys, check, answer):
@@ -14,91 +15,109 @@ def said(capsys, check, answer):
     return capsys.readouterr().out.strip()
 
 
-def mean_target(labels, told, classes, smoothing, both=False, share=True):
-    label, word = (F.one_hot(x, classes).double() for x in (labels, told))
-    spread = smoothing / classes
-    if both:
-        word = (1 - smoothing) * word + spread
-    return ((1 - smoothing) * label + spread + word) / (2 if share else 1)
+def tap(weight, head, swap=False, mirror=False, transpose=False):
+    x, y = kernel_centres(9)[head].long()
+    x, y = (y, x) if swap else (x, y)
+    found = weight[:, :, 1 - y, 1 - x] if mirror else weight[:, :, y + 1, x + 1]
+    return found.T if transpose else found
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (mean_target, "Correct."),
-        (lambda *a: None, "your answer is None"),
-        (lambda y, t, c, s: mean_target(y, t, c, s, share=False), "each row must sum to 1"),
-        (lambda y, t, c, s: mean_target(y, t, c, 0), "you left the smoothing out"),
-        (lambda y, t, c, s: mean_target(y, t, c, s, both=True), "you smooth both halves"),
-        (lambda y, t, c, s: mean_target(t, y, c, s), "you smooth the teacher's half"),
-        (lambda y, t, c, s: F.one_hot(y, c).double(), "this is the label alone"),
-        (lambda y, t, c, s: F.one_hot(t, c).double(), "this is the teacher alone"),
-        (lambda y, t, c, s: torch.full((4, c), 1 / c), "each row is the mean"),
+        (tap, "Correct."),
+        (lambda w, h: None, "your tap of head 0 is None"),
+        (lambda w, h: tap(w, h, swap=True), "rows and columns are exchanged: a weight is"),
+        (lambda w, h: tap(w, h, mirror=True), "the filter is mirrored: PyTorch"),
+        (lambda w, h: tap(w, h, swap=True, mirror=True), "rows and columns are exchanged, and the filter is mirrored"),
+        (lambda w, h: tap(w, h, transpose=True), "the matrix is transposed"),
+        (lambda w, h: tap(w, h, swap=True, transpose=True), "transposed, and rows and columns"),
+        (lambda w, h: w[:, :, 0, 0], "kernel_centres(9)[h]"),
+        (lambda w, h: w, "expected (4, 4)"),
     ],
 )
-def test_mean_target(capsys, answer, message):
-    assert message in said(capsys, checks.check_mean_target, answer)
+def test_tap_of_head(capsys, answer, message):
+    assert message in said(capsys, checks.check_tap_of_head, answer)
 
 
-CE = F.cross_entropy
+def matrices(taps):
+    D = taps.shape[-1]
+    return taps.permute(1, 0, 2).reshape(D, 9 * D), torch.eye(D).double().repeat(9, 1)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(1))) / 2, "Correct."),
-        (lambda z, y, t: None, "the function returned None"),
-        (lambda z, y, t: CE(z, y) + CE(z, t.argmax(1)), "the halves are missing"),
-        (lambda z, y, t: CE(z, y), "label's half alone, not halved"),
-        (lambda z, y, t: CE(z, y) / 2, "label's half alone; add the teacher's"),
-        (lambda z, y, t: CE(z, t.argmax(1)), "teacher's half alone, not halved"),
-        (lambda z, y, t: (CE(z, y) + CE(z, t.softmax(1))) / 2, "this is soft distillation"),
-        (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(0))) / 2, "your argmax runs over the batch"),
-        (lambda z, y, t: (CE(z, y) + CE(t, z.argmax(1))) / 2, "it is the student who learns"),
-        (lambda z, y, t: (CE(z.softmax(1), y) + CE(z.softmax(1), t.argmax(1))) / 2, "cross_entropy wants logits"),
-        (lambda z, y, t: CE(z, y, reduction="none"), "one number is wanted"),
-        (lambda z, y, t: torch.tensor(1.0), "it should be"),
+        (matrices, "Correct."),
+        (lambda t: (torch.eye(4).double().repeat(1, 9), t.reshape(36, 4)), "Correct."),  # the tap in the values
+        (lambda t: None, "two matrices are wanted"),
+        (lambda t: matrices(t)[::-1], "the shapes are exchanged"),
+        (lambda t: matrices(t.transpose(1, 2)), "the matrix of every head is transposed"),
+        (lambda t: matrices(t.flip(0)), "opposite order"),
+        (lambda t: matrices(t / 9), "added, not averaged"),
+        (lambda t: (matrices(t)[0], t.reshape(36, 4)), "the squares of the taps"),
+        (lambda t: (torch.eye(4).double().repeat(1, 9), matrices(t)[1]), "the products are the identity"),
+        (lambda t: (t.permute(1, 2, 0).reshape(4, 36), torch.eye(4).double().repeat_interleave(9, 0)), "interleaved"),
+        (lambda t: (t.reshape(4, 36), matrices(t)[1]), "must be tap h"),
     ],
 )
-def test_distillation_loss(capsys, answer, message):
-    assert message in said(capsys, checks.check_distillation_loss, answer)
+def test_factors(capsys, answer, message):
+    assert message in said(capsys, checks.check_factors, answer)
+
+
+def ranks(taps):
+    return torch.linalg.matrix_rank(taps)
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda s: s * log(2), "Correct."),
-        (lambda s: 0.0, "the loss cannot become 0"),
-        (lambda s: 2 * s * log(2), "not twice that"),
-        (lambda s: s * log(2) / 2, "two halves of one half"),
-        (lambda s: (1 - s) * log(2), "agreement costs nothing"),
-        (lambda s: s, "this is in bits"),
-        (lambda s: 0 if s in (0, 1) else -s * log(s) - (1 - s) * log(1 - s), "the entropy of differing at all"),
-        (lambda s: 1.0, "for a tenth it is 0.0693"),
+        (lambda t: int(ranks(t).max()), "Correct."),
+        (lambda t: None, "the function returned None"),
+        (lambda t: 1, "is it enough for every tap?"),
+        (lambda t: t.shape[-1], "These taps have low rank"),
+        (lambda t: 6 if ranks(t).min() == 6 else int(ranks(t).sum()), "the tap with the highest rank decides"),
+        (lambda t: 9 * int(ranks(t).max()), "not that of all nine together"),
+        (lambda t: 5, "the highest rank of these taps is 6, and you say 5"),
     ],
 )
-def test_least_loss(capsys, answer, message):
-    assert message in said(capsys, checks.check_least_loss, answer)
+def test_least_width(capsys, answer, message):
+    assert message in said(capsys, checks.check_least_width, answer)
 
 
-def by_seed(f):
-    return lambda a, b, c, d: {s: f(a[s], b[s], c[s], d[s]) for s in a}
+def line(strength, power=2):
+    return sum(exp(-strength * abs(k) ** power) for k in range(-40, 41))
 
 
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (by_seed(lambda a, b, c, d: (b - a) - (d - c)), "Correct."),
-        (lambda *runs: None, "the function returned None"),
-        (lambda *runs: 1.0, "keep one value a seed"),
-        (lambda a, b, c, d: {0: 1.0}, "the seeds are 0, 1 and 2"),
-        (by_seed(lambda a, b, c, d: (d - c) - (b - a)), "the sign is turned"),
-        (by_seed(lambda a, b, c, d: b - a), "this is DeiT's gain"),
-        (by_seed(lambda a, b, c, d: d - c), "this is ConViT's gain"),
-        (by_seed(lambda a, b, c, d: b - d), "the gap among the taught alone"),
-        (by_seed(lambda a, b, c, d: b - a + d - c), "you add the gains"),
-        (by_seed(lambda a, b, c, d: 0.0), "seed by seed"),
+        (lambda s: 1 - line(s) ** -2, "Correct."),
+        (lambda s: None, "your answer is None"),
+        (lambda s: line(s) ** -2, "this is the share that stays"),
+        (lambda s: 1 - 1 / line(s), "this is one row of patches alone"),
+        (lambda s: 4 * exp(-s), "does not divide by the sum"),
+        (lambda s: line(s) ** 2 - 1, "divide by the sum of all"),
+        (lambda s: 1 - line(s, 1) ** -2, "the distance is squared"),
+        (lambda s: 1 - 1 / (1 + 4 * exp(-s) + 4 * exp(-2 * s)), "the eight nearest are not all"),
+        (lambda s: 0.5, "at strength 1 it is"),
     ],
 )
-def test_interaction(capsys, answer, message):
-    assert message in said(capsys, checks.check_interaction, answer)
+def test_leak(capsys, answer, message):
+    assert message in said(capsys, checks.check_leak, answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda c, m, a, b: (a * multiply_adds(c) + b * multiply_adds(m)) / multiply_adds(m), "Correct."),
+        (lambda c, m, a, b: None, "the function returned None"),
+        (lambda c, m, a, b: a + b, "this counts steps"),
+        (lambda c, m, a, b: a + b * multiply_adds(m) / multiply_adds(c), "these are steps of a CNN"),
+        (lambda c, m, a, b: a * multiply_adds(c) / multiply_adds(m), "this is the CNN's part alone"),
+        (lambda c, m, a, b: (a * multiply_adds(m) + b * multiply_adds(c)) / multiply_adds(m), "the CNN comes first"),
+        (lambda c, m, a, b: 5, "steps, not 5"),
+    ],
+)
+def test_relax_steps(capsys, answer, message):
+    assert message in said(capsys, checks.check_relax_steps, answer)

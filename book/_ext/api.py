@@ -13,8 +13,8 @@ from types import ModuleType
 
 PAGE, PLACE = "book/api", "<!-- the modules -->"
 ROOMS = {  # in the order in which a reader meets them
-    "convit_edu": "The core: what chapters 02 to 07 teach",
-    "convit_edu.beyond": "Beyond the paper's core: chapters 11 and 12",
+    "convit_edu": "The core: what chapters 02 to 06 and 12 teach",
+    "convit_edu.beyond": "Beyond the paper's core: chapters 10 and 11",
     "convit_edu.imagenet": "The paper's recipe on ImageNet",
     "convit_edu.lab": "The laboratory: experiments and their records",
     "convit_edu.book": "What the pages show",

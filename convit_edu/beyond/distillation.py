@@ -1,6 +1,6 @@
 """Hard distillation (Touvron et al. 2021): a student learns from the labels and from what a trained teacher would say.
 
-No distillation token: the student has one head, and both halves of the loss read it. Chapter 11 uses this module.
+No distillation token: the student has one head, and both halves of the loss read it. Chapter 10 uses this module.
 """
 
 import torch

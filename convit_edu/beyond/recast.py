@@ -2,7 +2,7 @@
 
 `PatchCNN` is a residual network on the grid of patches. `recast` makes a `WideConViT` of it: nine heads a layer,
 each with the values of a whole token, because a tap of a 3 x 3 convolution is a D x D matrix of any rank and a head
-of width d can only make one of rank d. Chapter 12 uses this module.
+of width d can only make one of rank d. Chapter 11 uses this module.
 """
 
 import math

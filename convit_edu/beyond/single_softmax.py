@@ -1,4 +1,4 @@
-"""Vanilla positional attention (Eq 4): one softmax over the sum of both scores, and no gate. Chapter 10 compares it."""
+"""Vanilla positional attention (Eq 4): one softmax over the sum of both scores, and no gate. Chapter 09 compares it."""
 
 from torch import Tensor
 

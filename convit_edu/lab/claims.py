@@ -22,8 +22,8 @@ from .scales import SCALES
 from .tables import Table, percent
 
 # Chapters, as their files are called.
-FAST, SAMPLES, INSIDE = "06-fast-gpsa", "08-sample-efficiency", "09-looking-inside"
-ABLATIONS, TEACHER, RECAST = "10-ablations", "11-distillation", "12-from-cnn-to-convit"
+FAST, SAMPLES, INSIDE = "12-fast-gpsa", "07-sample-efficiency", "08-looking-inside"
+ABLATIONS, TEACHER, RECAST = "09-ablations", "10-distillation", "11-from-cnn-to-convit"
 NOT_THEIRS = "not in the paper"
 
 HOLDS, IN_PART, CONTRADICTED, OPEN = "holds", "holds in part", "contradicted", "open"
@@ -187,7 +187,7 @@ def _nonlocality(results: Results) -> list[Part]:
 
 
 def reach(results: Results) -> float:
-    """How far Adam can move a gate's logit in ConViT's training: the sum of the learning rates (chapter 09)."""
+    """How far Adam can move a gate's logit in ConViT's training: the sum of the learning rates (chapter 08)."""
     recipe = next(iter(results.select(arm="ConViT").values()))["config"].recipe
     return sum(recipe.learning_rate(step) for step in range(recipe.steps))
 

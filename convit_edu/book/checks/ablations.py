@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 10: ablations."""
+"""Checks for the exercises of chapter 09: ablations."""
 
 from collections.abc import Callable, Iterable, Mapping
 

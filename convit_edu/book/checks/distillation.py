@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 11: a teacher with convolutions."""
+"""Checks for the exercises of chapter 10: a teacher with convolutions."""
 
 from collections.abc import Callable, Mapping
 from math import log

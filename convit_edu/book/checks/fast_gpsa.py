@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 06: the positional softmax as an outer product."""
+"""Checks for the exercises of chapter 12: the positional softmax as an outer product."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 12: from a CNN to a ConViT."""
+"""Checks for the exercises of chapter 11: from a CNN to a ConViT."""
 
 from collections.abc import Callable
 

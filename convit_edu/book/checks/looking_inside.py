@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 09: looking inside."""
+"""Checks for the exercises of chapter 08: looking inside."""
 
 from collections.abc import Callable
 

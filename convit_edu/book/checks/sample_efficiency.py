@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 08: sample efficiency."""
+"""Checks for the exercises of chapter 07: sample efficiency."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Checks for the exercises of chapter 07: training."""
+"""Checks for the exercises of chapter 06: training."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
 // The explorer of trained networks: convit.js computes them, explorers.js has the grids. Three forms of one thing:
-// "whole" (chapter 09), "layer" (one layer, chapter 04), "small" (one head and a wide slider, the front page).
+// "whole" (chapter 08), "layer" (one layer, chapter 04), "small" (one head and a wide slider, the front page).
 window.convitExplorers.kinds.network ||= (form, data, view, root) => {
 "use strict";
 const { prepare, heat, allow, colour, shown, place, offset } = window.convitExplorers.tools, engine = window.convitEngine;
