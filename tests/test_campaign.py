@@ -315,7 +315,7 @@ def test_a_worker_that_is_killed_is_explained(out, monkeypatch, capsys):
 
     before = files(out)
     monkeypatch.setattr(campaign, "do", kill_me)
-    assert main(command(["cutmix"], out, "--jobs", "2", "--seeds", "2")) == 2
+    assert main(command(["psa"], out, "--jobs", "2", "--seeds", "2")) == 2
     error = capsys.readouterr().err
     assert "memory" in error and "--jobs" in error and error.count("\n") == 1
     assert files(out) == before

@@ -156,7 +156,7 @@ def metrics(results: Results) -> Table:
 
 TABLES = {
     "search": (searched,), "sample_efficiency": (accuracies, gaps), "dynamics": (accuracies, depth_profile),
-    "masking": (masks,), "metric": (metrics,), "cutmix": (accuracies, depth_profile), "checkpoints": (accuracies,),
+    "masking": (masks,), "metric": (metrics,), "checkpoints": (accuracies,),
     "distillation": (accuracies, depth_profile), "search_recast": (searched,), "search_starts": (searched,),
 }  # fmt: skip
 
