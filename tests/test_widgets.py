@@ -1,4 +1,4 @@
-"""The widgets for a live kernel: what they compute, and that they never queue up more work than they show."""
+"""The widget for a live kernel: what it shows of a picture, what it refuses, and what it does without a network."""
 
 import io
 import threading
@@ -46,34 +46,6 @@ def test_a_widget_is_displayed_only_where_somebody_watches(monkeypatch, capsys):
     monkeypatch.delenv("CONVIT_EDU_PROGRESS")
     widgets.show("a widget")
     assert shown == ["a widget"]
-
-
-# --- gates
-
-
-def test_the_gate_lab_shows_the_accuracy_of_the_forced_gates(trained, fashion):
-    images, labels = fashion.normalize(fashion.test_images[:200]), fashion.test_labels[:200]
-    lab = widgets.gate_lab(trained, images, labels, pieces=4)
-    (box, slider), said = lab.children[0].children, lab.children[-1]
-    before = locality.gates(trained)
-    box.value = False
-    slider.value = 0.0
-    with torch.no_grad(), locality.gates_at(trained, {0: 0.0}):
-        right = (trained(images).argmax(1) == labels).double().mean()
-    assert f"<b>{100 * right:.1f} %</b> of 200 images" in said.value
-    assert "layer 1 at 0.00" in said.value
-    box.value = True
-    with torch.no_grad():
-        right = (trained(images).argmax(1) == labels).double().mean()
-    assert f"as trained: <b>{100 * right:.1f} %</b>" in said.value
-    assert torch.equal(locality.gates(trained), before)
-
-
-def test_the_gate_lab_wants_gates_and_images(trained):
-    with pytest.raises(ValueError, match="got 0 layers"):
-        widgets.gate_lab(create_model("convit_mini_28", 0, local_up_to_layer=0), torch.zeros(1, 1, 28, 28), None)
-    with pytest.raises(ValueError, match="0 images"):
-        widgets.gate_lab(trained, torch.zeros(0, 1, 28, 28), torch.zeros(0))
 
 
 # --- pictures
@@ -160,11 +132,6 @@ def test_fetching_keeps_nobody_waiting(trained, fashion, monkeypatch):
     answer.set()
     lab.fetching.join(10)
     assert "the model trained here stays" in said.value and not fetch.disabled
-
-
-def test_a_slider_scores_when_it_is_let_go(trained, fashion):
-    lab = widgets.gate_lab(trained, fashion.normalize(fashion.test_images[:10]), fashion.test_labels[:10])
-    assert all(not row.children[1].continuous_update for row in lab.children[:-1])
 
 
 def test_an_upload_is_read_in_ipywidgets_7_and_8():

@@ -1,6 +1,6 @@
-"""Widgets for a reader with a running kernel: a trained model's gates, and a picture of the reader's own.
+"""A widget for a reader with a running kernel: attention of a trained model to a picture of the reader's own.
 
-They need ipywidgets and a front end such as JupyterLab or Colab. The built pages show `explorers`'s explorers instead.
+It needs ipywidgets and a front end such as JupyterLab or Colab. The explorers of `explorers` need no kernel.
 """
 
 import io
@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..data import Dataset, normalize
-from ..locality import gates, gates_at, gpsa_layers
 from ..model import ConViT
 from ..pictures import read_picture
 from ..train import progress_shown
@@ -28,54 +27,6 @@ def show(widget: ipywidgets.Widget) -> None:
         from IPython.display import display
 
         display(widget)
-
-
-# --- the gates of a trained model
-
-
-def gate_lab(model: ConViT, images: Tensor, labels: Tensor, pieces: int = 10) -> ipywidgets.VBox:
-    """A slider for the gates of each GPSA layer, and the accuracy that the model has with them.
-
-    Args:
-        model: a trained model with GPSA layers, in evaluation mode; its gates are put back after every look.
-        images: normalised images (B, C, h, w), and `labels` (B,) their classes.
-        pieces: batches that the images are scored in; the accuracy so far is shown after each.
-
-    Raises:
-        ValueError: no GPSA layer, or no images.
-    """
-    layers = gpsa_layers(model)
-    if not layers or len(images) == 0:
-        raise ValueError(f"The gate lab needs GPSA layers and images; got {len(layers)} layers, {len(images)} images.")
-    trained = gates(model).mean(1).tolist()
-    wide = ipywidgets.Layout(width="28em")
-    free = [ipywidgets.Checkbox(value=True, description=f"layer {n}: as trained") for n in range(1, len(layers) + 1)]
-    sliders = [
-        ipywidgets.FloatSlider(value=round(mean, 2), min=0, max=1, step=0.01, disabled=True, layout=wide,
-                               continuous_update=False, description="gate",
-                               tooltip="0 is content only, 1 is position only")
-        for mean in trained
-    ]  # fmt: skip
-    said = ipywidgets.HTML()
-
-    def score(forced: dict[int, float]) -> None:
-        right = seen = 0
-        told = ", ".join(f"layer {n + 1} at {g:.2f}" for n, g in forced.items()) or "as trained"
-        for x, y in zip(images.chunk(pieces), labels.chunk(pieces)):
-            with torch.no_grad(), gates_at(model, forced):
-                right += (model(x).argmax(1) == y).sum().item()
-            seen += len(y)
-            said.value = f"gates {told}: <b>{100 * right / seen:.1f} %</b> of {seen:,} images right"
-
-    def moved(_=None) -> None:
-        for box, slider in zip(free, sliders):
-            slider.disabled = box.value
-        score({n: slider.value for n, slider in enumerate(sliders) if not free[n].value})
-
-    for control in (*free, *sliders):
-        control.observe(moved, "value")
-    said.value = "Untick a layer and move its gate."
-    return ipywidgets.VBox([*(ipywidgets.HBox(pair) for pair in zip(free, sliders)), said])
 
 
 # --- a picture of your own
