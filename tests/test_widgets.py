@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from convit_edu import create_model, data, locality, parity
+from convit_edu import create_model, data, parity
 from convit_edu.book import widgets
 from convit_edu.lab import records
 
