@@ -391,7 +391,8 @@ def test_the_starts_differ_in_the_initial_weights_and_the_searched_rate():
     halves = [name for name in starts.STARTS if name.startswith("mimetic, ")]
     rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN
     rates |= dict.fromkeys(halves, experiments.STARTS_CHOSEN["mimetic"])
-    assert set(rates) == set(starts.STARTS) - set(experiments.STARTS_NOT_RUN)
+    rates["structured, mimetic values"] = experiments.STARTS_CHOSEN["structured"]
+    assert set(rates) == set(starts.STARTS)
     assert set(found) == set(rates) | {"ConViT", "DeiT"}
     for name, rate in rates.items():
         recipe = replace(found["DeiT"].recipe, lr=rate)
@@ -410,14 +411,14 @@ def test_the_constants_of_the_starts_belong_to_the_records():
 
 
 @pytest.mark.parametrize(
-    ("name", "chosen", "rates"),
+    ("name", "scale", "chosen", "rates"),
     [
-        ("search_recast", experiments.RECAST_CHOSEN, experiments.RECAST_RATES),
-        ("search_starts", experiments.STARTS_CHOSEN, experiments.STARTS_RATES),
+        ("search_recast", "laptop", experiments.RECAST_CHOSEN, experiments.RECAST_RATES),
+        ("search_starts", "long", experiments.STARTS_CHOSEN, experiments.STARTS_RATES),
     ],
 )
-def test_the_rates_in_use_are_what_the_recorded_search_chose(name, chosen, rates):
-    table = experiments.scores(Results(name).runs)
+def test_the_rates_in_use_are_what_the_recorded_search_chose(name, scale, chosen, rates):
+    table = experiments.scores(Results(name, scale).runs)
     assert {arm: tuple(by_rate) for arm, by_rate in table.items()} == dict.fromkeys(chosen, rates)
     assert {arm: max(by_rate, key=by_rate.get) for arm, by_rate in table.items()} == chosen
-    assert all(config.held_out for _, config in configs(name))
+    assert all(config.held_out for _, config in configs(name, scale))
