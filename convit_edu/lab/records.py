@@ -168,6 +168,9 @@ def try_to_write(folder: str | Path) -> None:
     probe.unlink()
 
 
+AGAIN = "convit-edu run checkpoints --scale long"  # makes the shipped checkpoints
+
+
 def half(model: ConViT) -> dict[str, Tensor]:
     """A copy of a model's weights in float16, on the CPU."""
     return {name: value.detach().half().cpu().clone() for name, value in model.state_dict().items()}
@@ -192,12 +195,12 @@ def _weights_bytes(weights: dict[str, Tensor], model: ConViT, run_id: str) -> by
 
 
 def checkpoint(
-    name: str, scale: str = "laptop", folder: str | Path | None = None, step: int | None = None
+    name: str, scale: str = "long", folder: str | Path | None = None, step: int | None = None
 ) -> ConViT:
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
     With `step`, one of `moments(name)`, as it was after so many steps of its training. The shipped ones are made
-    again by `convit-edu run checkpoints`. RecordError if there is none.
+    again by `convit-edu run checkpoints --scale long`. RecordError if there is none.
     """
     start = "" if step is None else f"{step}."
 
@@ -214,20 +217,20 @@ def checkpoint(
     return _opened(name, scale, folder, step is not None, read_model)
 
 
-def moments(name: str, scale: str = "laptop", folder: str | Path | None = None) -> list[int]:
+def moments(name: str, scale: str = "long", folder: str | Path | None = None) -> list[int]:
     """The numbers of training steps, before the last, after which the weights of a checkpoint were kept.
 
-    RecordError if there is no such file: `convit-edu run checkpoints` writes it beside the checkpoint.
+    RecordError if there is no such file: `convit-edu run checkpoints --scale long` writes it beside the checkpoint.
     """
     return _opened(name, scale, folder, True, lambda file: sorted({int(key.partition(".")[0]) for key in file.keys()}))
 
 
-def steps(name: str, scale: str = "laptop", folder: str | Path | None = None) -> int:
+def steps(name: str, scale: str = "long", folder: str | Path | None = None) -> int:
     """The number of training steps that a checkpoint has behind it. RecordError without a checkpoint or its record."""
     run_id = _opened(name, scale, folder, False, lambda file: json.loads(file.metadata()["convit_edu"])["run"])
     path = path_of(shipped() if folder is None else folder, run_id)
     if not path.is_file():
-        raise RecordError(f"There is no record {path} of this checkpoint; make it with: convit-edu run checkpoints")
+        raise RecordError(f"There is no record {path} of this checkpoint; make it with: {AGAIN}")
     return read(path)["config"].recipe.steps
 
 
@@ -238,7 +241,7 @@ def _opened(name: str, scale: str, folder: str | Path | None, before: bool, read
     folder = Path(shipped() if folder is None else folder).expanduser()
     path = folder / scale / f"{name}{'.moments' * before}.safetensors"
     if not path.is_file():
-        raise RecordError(f"There is no checkpoint {path}; make it with: convit-edu run checkpoints")
+        raise RecordError(f"There is no checkpoint {path}; make it with: {AGAIN}")
     try:
         with safe_open(path, "pt") as file:
             return reading(file)
