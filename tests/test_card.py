@@ -154,8 +154,10 @@ def test_the_speed_row_shows_both_modes_and_where_it_was_timed(tmp_path):
 
 
 def test_what_the_setting_decides_is_shown_as_such():
-    card = claims.card()
-    assert "C11" in card.groups[claims.BOUND] and f"verdict – {claims.BOUND}" in str(card)
+    half = str(claims.card())  # of C10, and of C11
+    assert half.count(f"verdict – {claims.BOUND}") == 3 and "C10" in claims.card().groups[claims.HOLDS]
+    whole = claims.Card({"long": {"C1": [claims.Part("small", Estimate(3.0, 1.0, 5), bound=True)]}}, [])
+    assert whole.groups[claims.BOUND] == ["C1"] and "corrected for all" not in str(whole)
 
 
 def test_what_rounds_to_nothing_has_no_minus():
