@@ -50,6 +50,8 @@ def as_svg(figure: Figure) -> str | None:
         return None
     text = print_figure(figure, "svg", metadata={"Date": None, "Creator": None})
     text = re.sub(r"<!DOCTYPE.*?>\s*|<!--.*?-->\s*|<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r" ?font-family: [^;\"]*;?", "", text)  # said once, for all: mathematics would name DejaVu alone
+    text = text.replace("<svg ", "<svg font-family=\"'DejaVu Sans', Verdana, sans-serif\" ", 1)
     # A hundredth of a point is enough, in the tags: the letters between them stay.
     return re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", lambda n: f"{float(n[0]):.2f}", tag[0]), text)
 
@@ -90,9 +92,11 @@ def _axes(size: tuple[float, float], rows: int = 1, columns: int = 1, **options)
     )  # fmt: skip
 
 
-def _wrapped(text: str, width: int) -> str:
-    """Lines of at most so many characters where words allow it; line breaks stay."""
-    return "\n".join(textwrap.fill(line, width, break_long_words=False) for line in text.split("\n"))
+def _wrapped(texts: Sequence[str], width: int) -> list[str]:
+    """In lines of at most so many characters where words allow it: first after a comma or colon, and then in all."""
+    if max(len(line) for text in texts for line in text.split("\n")) > width:
+        texts = [re.sub(r"([,:]) ", r"\1\n", text, count=1) for text in texts]
+    return ["\n".join(textwrap.fill(line, width, break_long_words=False) for line in t.split("\n")) for t in texts]
 
 
 def _columns(labels: Sequence[str], width: float) -> int:
@@ -141,7 +145,7 @@ def maps(
     bar = 0.8 * one_scale
     wide = min(1.6, (WIDE - bar) / columns)
     letters = 10.5 if columns < 5 else 9
-    titles = [_wrapped(title, int(110 * wide / letters)) for title in titles[:places]]
+    titles = _wrapped(titles[:places], int(110 * wide / letters))
     above = 0.2 * max(title.count("\n") + 1 for title in titles)
     figure, axes = _axes((bar + wide * columns, (wide + above) * rows), rows, columns)
     for axis in axes.flat[places:]:
@@ -220,7 +224,7 @@ def forest(rows: Mapping[str, Mapping], xlabel: str, marks: Mapping[str, Mapping
     marks = marks or {}
     series = list(dict.fromkeys(one for row in rows.values() for one in row))
     colours = dict(zip(series, itertools.cycle(("#009E73", "#CC79A7", "#777777"))))
-    names = [_wrapped(name, 21) for name in rows]
+    names = _wrapped(list(rows), 21)
     lines = max(len(series), *(name.count("\n") + 1 for name in names))
     figure, ((axis,),) = _axes((5.6, 1 + (0.18 + 0.18 * lines) * len(rows)))
     for line, name in enumerate(rows):
