@@ -33,7 +33,7 @@ def lighter(content: bytes) -> bytes:
     if (moved > SLIGHT).mean() > AREAS or (moved > SEEN).mean() > EDGES:
         return content
     written = io.BytesIO()
-    few.save(written, "PNG", optimize=True, dpi=picture.info.get("dpi"))  # None: it says no density, as before
+    few.save(written, "PNG", optimize=True)
     return min(content, written.getvalue(), key=len)
 
 

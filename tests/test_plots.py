@@ -89,10 +89,10 @@ LEGIBLE, COLUMN = 8, 350  # pixels: the smallest letters, and the width of a pic
 
 
 def smallest_letters(svg: str) -> float:
-    """In pixels on a phone."""
-    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1]) * 96 / 72
+    """In pixels on a phone; units are points."""
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
     words = re.sub(r"<tspan.*?</tspan>", "", svg, flags=re.S)  # exponents may be smaller
-    return min(map(float, re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", words))) * min(1, COLUMN / width)
+    return min(map(float, re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", words))) * min(96 / 72, COLUMN / width)
 
 
 STORED = [

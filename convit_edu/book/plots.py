@@ -101,9 +101,9 @@ def _wrapped(texts: Sequence[str], width: int) -> list[str]:
 
 def _columns(labels: Sequence[str], width: float) -> int:
     """How many labels of a key stand side by side in so many inches."""
-    each = max(map(len, labels)) * 0.085 + 0.55
-    fit = max(1, min(len(labels), int(width / each)))
-    return -(-len(labels) // -(-len(labels) // fit))  # full rows: four labels as two and two, not three and one
+    long = [0.7 + 0.077 * len(label) for label in labels]  # a handle, its letters and the space to the next
+    fit = len(long) if sum(long) <= width + 0.3 else max(1, int((width + 0.3) / max(long)))
+    return -(-len(long) // -(-len(long) // fit))  # full rows: four labels as two and two, not three and one
 
 
 def key(axis) -> None:
