@@ -253,7 +253,7 @@ def read_aloud(source):
 def front_page_says_how_long_a_chapter_is_to_read():
     """200 words a minute, code and formulas apart, rounded up to five minutes; one step of five may be off."""
     book, problems = ROOT / "book", []
-    rows = dict(re.findall(r"^\| \[.*?\]\(([\w-]+)\.ipynb\) \|.*\| (\d+) \|$", prose(book / "intro.ipynb"), re.M))
+    rows = dict(re.findall(r"^\| .*\]\(([\w-]+)\.ipynb\).* \| (\d+) \|$", prose(book / "intro.ipynb"), re.M))
     missing = {path.stem for path in NOTEBOOKS if path.stem[:2].isdigit()} - rows.keys()
     for name, minutes in rows.items():
         words = len(re.findall(r"[A-Za-z][\w'-]*", read_aloud(prose(book / f"{name}.ipynb"))))

@@ -50,7 +50,7 @@ def test_it_can_be_read_on_a_phone(drawing):
     _, root = drawing
     wide = float(root.get("viewBox").split()[2])
     sizes = [float(node.get("font-size")) for node in root.iter(f"{SVG}text")]
-    assert min(sizes) * 350 / wide >= 10
+    assert min(sizes, default=wide) * 350 / wide >= 10
 
 
 def test_it_stands_in_a_chapter():
@@ -77,6 +77,18 @@ def test_the_page_has_the_drawing_itself():
     inside = page("book/_static/drawings/gate.svg")
     assert isinstance(inside, nodes.raw) and inside["format"] == "html"
     assert "<svg" in inside.astext() and 'class="drawing"' in inside.astext()
+
+
+def test_a_small_drawing_in_a_table_stands_in_a_line():
+    inline = runpy.run_path(str(ROOT / "book" / "_ext" / "drawings.py"))["inline"]
+    document = nodes.section("", nodes.paragraph("", "", nodes.image(uri="book/_static/drawings/small-race.svg")))
+    inline(SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=str(ROOT)), document, "page")
+    assert document[0][0].astext().startswith('<span class="drawing">')
+
+
+def test_small_drawings_are_small():
+    small = [path for path in DRAWINGS if path.stem.startswith("small-")]
+    assert small and max(path.stat().st_size for path in small) < 15_000
 
 
 @pytest.mark.parametrize(

@@ -73,3 +73,8 @@ def test_a_wrong_number_is_found_and_written_right():
     right, wrong = plain.with_numbers(source, NUMBERS)
     assert right == "[Fig. 4.1](#fig-a), [(4.2)](#eq-a), [exercise 4.3](#ex-a), [Fig. 1](#unknown), [a figure](#fig-a)"
     assert len(wrong) == 2 and "4.7" in wrong[0] and "9.9" in wrong[1]
+
+
+def test_a_picture_in_a_table_comes_along():
+    row = plain.plain_text("| ![A race](_static/drawings/small-race.svg) | [06](06-training.ipynb) |", BOOK)
+    assert row.startswith("| ![A race](data:image/svg+xml;base64,")

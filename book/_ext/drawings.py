@@ -16,7 +16,8 @@ def inline(app, doctree, _page) -> None:
         path = Path(app.srcdir, image["uri"])
         if path.suffix == ".svg" and path.parent.name == "drawings":
             svg = path.read_text(encoding="utf-8")
-            image.replace_self(nodes.raw("", f'<div class="drawing">\n{svg}</div>', format="html"))
+            box = "span" if isinstance(image.parent, nodes.paragraph) else "div"  # in a table it stands in a line
+            image.replace_self(nodes.raw("", f'<{box} class="drawing">\n{svg}</{box}>', format="html"))
 
 
 def setup(app) -> dict:

@@ -27,6 +27,7 @@ OPTION = re.compile(r"^:(?P<name>[\w-]+): *(?P<value>.*)$")
 LINK = re.compile(r"\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<open><?)#(?P<label>[^)>]+)>?\)")
 EQUATION = re.compile(r"\$\$(?P<body>[^$]+)\$\$ *\((?P<label>[\w-]+)\)")
 PAGE = re.compile(r"\]\((?P<page>[\w-]+)\.(?:ipynb|md)(?P<rest>#[^)]*)?\)")
+PICTURE = re.compile(r"(?P<alt>!\[[^\]]*\])\((?P<path>_static/[^)]+)\)")
 ROLE = re.compile(r"\{[\w:+-]+\}`")
 NUMBER = re.compile(r"\d+(?:\.\d+)*")
 
@@ -134,6 +135,7 @@ def _links(text: str, book: Book) -> str:
         return f"[{match['text']}]({book.site}/{page}.html)" if anchored else match["text"]
 
     text = LINK.sub(words, text)
+    text = PICTURE.sub(lambda m: f"{m['alt']}({_embedded(m['path'], book)})", text)
     if book.site:
         text = PAGE.sub(lambda m: f"]({book.site}/book/{m['page']}.html{m['rest'] or ''})", text)
     return text
