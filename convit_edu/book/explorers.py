@@ -260,7 +260,7 @@ def _small_parts(told: Mapping) -> str:
     )
     return (
         f'<div class="panels">{_network_grids(told)}</div>\n{wide}\n'
-        f'<p class="row"><button type="button" name="trained" {OURS}>as trained</button></p>\n{READING}'
+        f'<p class="beside"><button type="button" name="trained" {OURS}>as trained</button></p>\n{READING}'
     )
 
 
@@ -275,7 +275,7 @@ def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str
     gallery += f'<label><input {OURS} type="radio" name="picture" value="-1"><span>draw</span></label>'
     pad = (
         f'<div class="pad" hidden><canvas tabindex="0" {OURS} role="application" aria-label="Draw: arrow keys move the '
-        f'pen, the space bar makes a dot"></canvas><p class="row">'
+        f'pen, the space bar makes a dot"></canvas><p class="beside">'
         f'<button type="button" name="clear" {OURS}>clear</button> <button type="button" name="copy" {OURS}>'
         f'take the last picture</button></p>{_tick("eraser", "erase")}</div>'
     )
@@ -284,7 +284,7 @@ def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str
         _choice("head", "Head", {n: str(n + 1) for n in range(heads)}, told["head"]),
         _choice("scope", "The gate of", {0: "this head", 1: "this layer", 2: "all layers"}, told["scope"]),
         _slider("gate", "Gate, share of position", 0, 1, 0.01, 0.5),
-        f'<span class="row"><button type="button" name="trained" {OURS}>gates as trained</button></span>',
+        f'<span class="beside"><button type="button" name="trained" {OURS}>gates as trained</button></span>',
     ]
     boards = _board("Every head of this layer: by position, by content, mixed", 0)
     more = answers = ""

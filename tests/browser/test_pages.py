@@ -100,6 +100,20 @@ def test_a_heat_map_has_the_same_pixels_in_light_and_dark(new_page):
     assert np.array_equal(light, pixels(picture))
 
 
+LEFT_OF_THEIRS = """() => [...document.querySelectorAll(".convit-explorer")].flatMap((explorer) =>
+  [...explorer.querySelectorAll("button, select, input, canvas")].filter((control) => control.offsetParent
+    && control.getBoundingClientRect().left < explorer.getBoundingClientRect().left - 1).map((each) => each.name))"""
+
+
+@pytest.mark.parametrize("name", [CHAPTER, "book/08-looking-inside.html", "book/intro.html"])
+def test_the_theme_moves_no_control_out_of_its_explorer(new_page, name):
+    """A class that Bootstrap knows too, as "row" is, would have its margins."""
+    page = new_page()
+    from_file(page, name)
+    page.wait_for_selector(".convit-explorer select, .convit-explorer input")
+    assert page.evaluate(LEFT_OF_THEIRS) == []
+
+
 @pytest.mark.parametrize("how", ["click", "Enter", "Space"])
 def test_a_solution_opens(new_page, how):
     page = new_page()
