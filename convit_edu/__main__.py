@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from . import __version__, create_model, data
 from .evaluation import usable_device
@@ -23,8 +24,8 @@ COMMANDS = {
     "report": "tables, intervals and verdicts from the records",
 }
 # The network of chapters 06 to 09, and the two arms.
-NETWORK = {"name": "convit_mini_28", "embed_dim": 54, "depth": 4}
-ARMS = {"DeiT": {"local_up_to_layer": 0}, "ConViT": {"local_up_to_layer": 3}}
+NETWORK: dict[str, Any] = {"name": "convit_mini_28", "embed_dim": 54, "depth": 4}
+ARMS: dict[str, dict[str, Any]] = {"DeiT": {"local_up_to_layer": 0}, "ConViT": {"local_up_to_layer": 3}}
 
 
 def demo(images: int, seeds: int, steps: int, device: str = "auto") -> None:

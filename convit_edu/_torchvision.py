@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 # The operators that torchvision's own Python code refers to while it is being imported.
 _SCHEMAS = {
@@ -20,7 +22,7 @@ FASHION_MNIST_MD5 = {
 _library = None  # operators vanish with the Library object that defined them, so it is kept here
 
 
-def ensure_importable():
+def ensure_importable() -> None:
     """Import torchvision, with its operators `nms` and `qnms` defined by name if it cannot bring its own.
 
     torchvision's Linux wheels are linked to CUDA. Beside a CPU-only torch their compiled extension cannot
@@ -47,7 +49,7 @@ def ensure_importable():
         _import_afresh()
 
 
-def _import_afresh():
+def _import_afresh() -> None:
     """Import torchvision; the sub-modules that a failed import left behind would make the next one stumble."""
     if "torchvision" not in sys.modules:
         for name in [name for name in sys.modules if name.startswith("torchvision.")]:
@@ -55,10 +57,10 @@ def _import_afresh():
     import torchvision  # noqa: F401
 
 
-def read(name, root, download=False):
+def read(name: str, root: Path, download: bool = False) -> tuple[list[Tensor], list[str]]:
     """Read `fashion_mnist`, `cifar10` or `cifar100` from the folder `root` (a Path), every file checked.
 
-    Returns training images (M, C, h, w) uint8, labels (M,) int64, the same for test, and the class names.
+    Returns [training images (M, C, h, w) uint8, labels (M,) int64, the same for test], and the class names.
     Raises FileNotFoundError for a missing file, ValueError for a bad one, ConnectionError for no download.
     """
     ensure_importable()
@@ -95,4 +97,4 @@ def read(name, root, download=False):
         images = torch.as_tensor(split.data)  # (M, 28, 28) or (M, 32, 32, 3)
         images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)  # (M, C, h, w)
         tensors += [images.contiguous(), torch.as_tensor(split.targets)]
-    return *tensors, split.classes
+    return tensors, split.classes

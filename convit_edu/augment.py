@@ -9,9 +9,10 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Generator, Tensor
 
 
-def augment(images, generator, flip=True, padding=2):
+def augment(images: Tensor, generator: Generator, flip: bool = True, padding: int = 2) -> Tensor:
     """Mirror each image left to right with probability 1/2, pad its borders, crop it at a random place.
 
     images (B, C, h, w), uint8 or float -> the same shape, type and device. The `padding` pixels are zero, as
@@ -34,7 +35,7 @@ def augment(images, generator, flip=True, padding=2):
     return F.pad(images, (padding,) * 4).flatten(2).gather(2, pixel).view(B, C, h, w)
 
 
-def random_erasing(images, generator, probability):
+def random_erasing(images: Tensor, generator: Generator, probability: float) -> Tensor:
     """Put a rectangle of noise into each image with this probability (Zhong et al. 2020, as in DeiT's recipe).
 
     images (B, C, h, w), normalised -> the same shape, type and device. A rectangle covers 2 % to 1/3 of its image
@@ -62,7 +63,9 @@ def random_erasing(images, generator, probability):
     return torch.where(inside, noise.to(images.device, images.dtype), images)
 
 
-def mix(images, labels, num_classes, generator, mixup=0.0, cutmix=0.0):
+def mix(
+    images: Tensor, labels: Tensor, num_classes: int, generator: Generator, mixup: float = 0.0, cutmix: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Mix images and labels in pairs: by mixup (Zhang et al. 2018) or by cutmix (Yun et al. 2019).
 
     images (B, C, h, w), normalised; labels (B,) -> images, and targets (B, K), probabilities. A share `lam` of
@@ -76,7 +79,7 @@ def mix(images, labels, num_classes, generator, mixup=0.0, cutmix=0.0):
     if not (min(mixup, cutmix) >= 0 and max(mixup, cutmix) > 0):
         raise ValueError(f"mix needs mixup and cutmix >= 0 and one of them above, not {mixup} and {cutmix}.")
     # torch draws no Beta numbers from a generator of one's own; numpy does.
-    rng = np.random.default_rng(torch.randint(2**62, (1,), generator=generator).item())
+    rng = np.random.default_rng(int(torch.randint(2**62, (1,), generator=generator)))
     cut = rng.random() < (0.5 if mixup and cutmix else bool(cutmix))
     lam = rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup)
     partner = images.flip(0)

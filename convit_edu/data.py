@@ -9,14 +9,17 @@ import numbers
 import os
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .pictures import class_files, left_out_words, read_picture
 
@@ -39,16 +42,16 @@ class Dataset:
     """
 
     name: str
-    train_images: torch.Tensor
-    train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
-    classes: tuple
-    mean: torch.Tensor
-    std: torch.Tensor
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    mean: Tensor
+    std: Tensor
 
-    def __post_init__(self):
-        def refuse(expected, found):
+    def __post_init__(self) -> None:
+        def refuse(expected: str, found: object) -> NoReturn:
             raise ValueError(f"{self.name}: expected {expected}, not {found}.")
 
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
@@ -75,32 +78,32 @@ class Dataset:
                 refuse(f"a finite {name}{', above 0' * (name == 'std')}", value.tolist())
 
     @property
-    def num_classes(self):
+    def num_classes(self) -> int:
         return len(self.classes)
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """(C, h, w)."""
         return tuple(self.train_images.shape[1:])
 
-    def to(self, device):
+    def to(self, device: str | torch.device) -> "Dataset":
         """The same set with every tensor on `device`."""
         moved = copy(self)  # not `replace`, which would check it again: on a GPU each check waits for the device
         vars(moved).update({key: value.to(device) for key, value in vars(self).items() if torch.is_tensor(value)})
         return moved
 
-    def checksum(self):
+    def checksum(self) -> str:
         """sha256 (hex) of all images and labels: names the data a record was made on."""
         digest = hashlib.sha256()
         for tensor in (self.train_images, self.train_labels, self.test_images, self.test_labels):
-            digest.update(tensor.cpu().contiguous().numpy())
+            digest.update(tensor.cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
-    def normalize(self, images, dtype=torch.float32):
+    def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, C, h, w) uint8 -> (x/255 - mean)/std in `dtype`, on the device of `images`."""
         return normalize(images, self.mean, self.std, dtype)
 
-    def subset(self, size=None, fraction=None, seed=0):
+    def subset(self, size: int | None = None, fraction: float | None = None, seed: int = 0) -> "Dataset":
         """Fewer training images, the same test images: class-balanced, chosen by `seed`, and nested.
 
         Nested: for one seed every smaller subset lies inside every larger one. `size` images are dealt out to
@@ -126,7 +129,7 @@ class Dataset:
                              f"{self.name} has {len(order)} for training, in {self.num_classes} classes.")
         return self._take(order[:size])
 
-    def held_out(self, share=0.1, seed=0):
+    def held_out(self, share: float = 0.1, seed: int = 0) -> "Dataset":
         """To choose settings on: `share` of each class's training images to test on, the rest to train on.
 
         The true test images are not in it. Raises ValueError where a class would have no image on one side.
@@ -143,17 +146,17 @@ class Dataset:
         rest, aside = self._take(order[~aside]), self._take(order[aside])
         return replace(rest, test_images=aside.train_images, test_labels=aside.train_labels)
 
-    def _per_class(self, fraction):
+    def _per_class(self, fraction: float) -> Tensor:
         """(K,) that share of each class's training images, rounded half up."""
         counts = torch.bincount(self.train_labels.cpu(), minlength=self.num_classes)
         return torch.floor(fraction * counts.cpu().double() + 0.5)
 
-    def _take(self, index):
+    def _take(self, index: Tensor) -> "Dataset":
         index = index.to(self.train_labels.device)
         return replace(self, train_images=self.train_images[index], train_labels=self.train_labels[index])
 
 
-def normalize(images, mean, std, dtype=torch.float32):
+def normalize(images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """(B, C, h, w) uint8 -> (x/255 - mean)/std in `dtype`, with any mean and std (C,) of pixels in 0..1.
 
     ValueError for images that are not uint8, and so perhaps normalised already.
@@ -165,7 +168,7 @@ def normalize(images, mean, std, dtype=torch.float32):
     return ((images.to(work) / 255 - mean) / std).to(dtype)  # mean and std (C, 1, 1)
 
 
-def whole(what, value, least=-math.inf):
+def whole(what: str, value: object, least: float = -math.inf) -> int:
     """`value` as an int. ValueError, which names `what` it is, if it is not a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         floor = f" of at least {least}" if least > -math.inf else ""
@@ -173,7 +176,7 @@ def whole(what, value, least=-math.inf):
     return int(value)
 
 
-def seeded(seed, stream, index=0):
+def seeded(seed: int, stream: str, index: int = 0) -> torch.Generator:
     """A CPU torch.Generator fixed by (seed, stream, index), for instance `seeded(0, "augment", step)`.
 
     Streams of one seed are unrelated, and any step's numbers can be drawn without those of the steps before.
@@ -184,7 +187,7 @@ def seeded(seed, stream, index=0):
     return torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0] >> np.uint64(1)))
 
 
-def _deal(labels, num_classes, seed, stream):
+def _deal(labels: Tensor, num_classes: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
     """Shuffle within the classes, then take one image of each class in turn, as cards are dealt.
 
     Any beginning of this order is as balanced as the classes permit, and shorter ones lie inside longer ones.
@@ -200,7 +203,7 @@ def _deal(labels, num_classes, seed, stream):
     return grouped[dealt], rank[dealt]
 
 
-def batches(num_images, batch_size, seed, start_step=0):
+def batches(num_images: int, batch_size: int, seed: int, start_step: int = 0) -> Iterator[Tensor]:
     """Endless iterator over index tensors (batch_size,) int64 on the CPU; the first is that of `start_step`.
 
     The permutations of successive epochs, each fixed by (seed, epoch), are laid end to end and cut into
@@ -211,10 +214,10 @@ def batches(num_images, batch_size, seed, start_step=0):
     whole("batches: batch_size", batch_size, 1)
     whole("batches: start_step", start_step, 0)
 
-    def permutation(epoch):
+    def permutation(epoch: int) -> Tensor:
         return torch.randperm(num_images, generator=seeded(seed, "order", epoch))
 
-    def stream():
+    def stream() -> Iterator[Tensor]:
         epoch, used = divmod(start_step * batch_size, num_images)
         queue = permutation(epoch)[used:]
         while True:
@@ -227,7 +230,7 @@ def batches(num_images, batch_size, seed, start_step=0):
     return stream()  # an inner generator, so that bad arguments are refused here and not at the first batch
 
 
-def load(name, root=None, size=None, download=False):
+def load(name: str, root: str | Path | None = None, size: int | None = None, download: bool = False) -> Dataset:
     """Load a data set into memory by its name, one of `NAMES`.
 
     `fashion_mnist_5k` comes with the package. `fashion_mnist`, `cifar10` and `cifar100` are torchvision's, in
@@ -254,7 +257,8 @@ def load(name, root=None, size=None, download=False):
     return _dataset(name, *read(name, root, download))
 
 
-def _dataset(name, train_images, train_labels, test_images, test_labels, classes):
+def _dataset(name: str, tensors: Sequence[Tensor], classes: Iterable[str]) -> Dataset:
+    train_images, train_labels, test_images, test_labels = tensors
     # Sums of whole numbers are exact, so that mean and std are the same to the bit on every machine.
     counts = torch.stack([torch.bincount(plane.flatten(), minlength=256) for plane in train_images.unbind(1)])
     value, total = torch.arange(256), counts.sum(1).cpu().double()  # counts (C, 256)
@@ -264,11 +268,11 @@ def _dataset(name, train_images, train_labels, test_images, test_labels, classes
     return Dataset(name, train_images, train_labels, test_images, test_labels, tuple(classes), mean, std)
 
 
-def _embedded_file():
+def _embedded_file() -> Any:
     return resources.files(__package__) / "datasets" / "fashion_mnist_5k.npz"
 
 
-def _embedded():
+def _embedded() -> Dataset:
     path, remedy = _embedded_file(), "reinstall the package, or remake it with scripts/make_embedded.py."
     tensors = []
     try:
@@ -276,7 +280,7 @@ def _embedded():
             for split in ("train", "test"):
                 tensors.append(torch.from_numpy(arrays[f"{split}_images"])[:, None])  # (M, 1, 28, 28)
                 tensors.append(torch.from_numpy(arrays[f"{split}_labels"]).long())
-        data = _dataset("fashion_mnist_5k", *tensors, CLOTHES)
+        data = _dataset("fashion_mnist_5k", tensors, CLOTHES)
     except FileNotFoundError:
         raise FileNotFoundError(f"the embedded data file {path} is missing; {remedy}") from None
     except MemoryError:
@@ -290,8 +294,8 @@ def _embedded():
     return data
 
 
-def _folder(root, size):
-    size = whole("folder: size, the side in pixels to bring every image to,", size, 1)
+def _folder(root: Path, size: int | None) -> Dataset:
+    side = whole("folder: size, the side in pixels to bring every image to,", size, 1)
     files, left_out = class_files(root)
     if left_out:
         warnings.warn(left_out_words(root, left_out), stacklevel=3)
@@ -300,17 +304,17 @@ def _folder(root, size):
         paths = [root / split / name for found in by_class.values() for name in found]
         labels = [label for label, found in enumerate(by_class.values()) for _ in found]
         try:
-            images = np.empty((len(paths), 3, size, size), np.uint8)
+            images = np.empty((len(paths), 3, side, side), np.uint8)
         except (MemoryError, ValueError):  # numpy has a largest size of its own
-            raise MemoryError(f"folder: {len(paths)} images of {size} x {size} pixels need "
-                              f"{len(paths) * 3 * size**2:,} bytes of memory; give a smaller size.") from None
+            raise MemoryError(f"folder: {len(paths)} images of {side} x {side} pixels need "
+                              f"{len(paths) * 3 * side**2:,} bytes of memory; give a smaller size.") from None
         with ThreadPoolExecutor() as pool:  # decoding and resizing release Python's lock
             list(pool.map(_read_square, paths, images))
         tensors += [torch.from_numpy(images), torch.tensor(labels)]
-    return _dataset(root.resolve().name, *tensors, files["train"])
+    return _dataset(root.resolve().name, tensors, files["train"])
 
 
-def _read_square(path, out):
+def _read_square(path: Path, out: np.ndarray) -> None:
     """Fill out (3, size, size) uint8 from the image file at `path`: shorter side resized, centre cropped."""
     image, size = read_picture(path), out.shape[-1]
     wide, high = (max(size, round(side * size / min(image.size))) for side in image.size)

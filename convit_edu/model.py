@@ -73,7 +73,7 @@ class ConViTSettings:
     identity_values: bool = True
     init_gain: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("patch_size", "in_chans", "embed_dim", "depth", "num_heads"):
             whole(name, getattr(self, name), least=1)
         whole("num_classes", self.num_classes, least=0)
@@ -195,7 +195,7 @@ class ConViT(nn.Module):
     local_layer: type[GPSA] = GPSA
     blocks: Any  # an nn.ModuleList, which cannot say that it holds `Block`s
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any) -> None:
         super().__init__()
         self._settings = s = ConViTSettings(**settings)
         self.pool = s.pools_by
@@ -336,7 +336,7 @@ CONFIGS: dict[str, dict] = {
 }
 
 
-def create_model(name: str, seed: int | None = None, **overrides) -> ConViT:
+def create_model(name: str, seed: int | None = None, **overrides: Any) -> ConViT:
     """A named configuration, with any constructor argument overridden.
 
     `create_model(name, local_up_to_layer=0)` is the DeiT of equal size to any ConViT. A `seed` fixes the initial

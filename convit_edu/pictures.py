@@ -6,19 +6,24 @@ one's own. Needs Pillow.
 
 import os
 import stat
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows more; for EPS it starts Ghostscript
 SUFFIXES = set(".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
 LARGEST = 2**26  # pixels: what a file of 90 bytes can declare otherwise takes gigabytes to decode
 NARROWEST = 100  # long side over short side: resizing the short side would make the long one huge
-SIGHT = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation -> Pillow's Transpose that sets it upright
+SIGHT: dict = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation -> the Transpose that sets it upright
 
 
-def read_picture(source, mode="RGB", name=None):
+def read_picture(source: str | Path | bytes, mode: str = "RGB", name: str | None = None) -> "Image.Image":
     """The first picture in a file (its path, or its bytes) as a Pillow image in `mode`, "RGB" or "L".
 
     Turned as its EXIF data say that the camera was held. What is not 8 bits a channel is scaled (16-bit grey) or
@@ -28,12 +33,12 @@ def read_picture(source, mode="RGB", name=None):
     """
     from PIL import Image, UnidentifiedImageError
 
-    name = name or (source if isinstance(source, str | Path) else "This file")
+    name = name or (str(source) if isinstance(source, str | Path) else "This file")
     if isinstance(source, str | Path):
         try:
             if not stat.S_ISREG(os.stat(source).st_mode):  # opening a pipe would wait for ever
                 raise ValueError(f"{name} is no picture that can be read: it is a folder, a pipe or a device.")
-            file = open(source, "rb")
+            file: BinaryIO = open(source, "rb")
         except OSError as error:
             raise OSError(error.errno, f"{name} cannot be opened ({error.strerror})") from error
     else:
@@ -62,14 +67,14 @@ def read_picture(source, mode="RGB", name=None):
         raise ValueError(f"{name} is no picture that can be read: {reason.rstrip('.')}.") from error
 
 
-def _eight_bits(picture):
+def _eight_bits(picture: "Image.Image") -> "Image.Image":
     """The same picture with 8 bits a channel and nothing transparent. ValueError where that would not be faithful."""
     from PIL import Image
 
     mode = picture.mode
     sixteen = mode.startswith("I;16") or (mode == "I" and picture.format in ("PNG", "PPM"))
     if sixteen and picture.format == "TIFF":  # 12 bits, and scales on which 0 is white, arrive in this mode too
-        sixteen = tuple(picture.tag_v2.get(tag) for tag in (258, 262)) in (((16,), 1), (16, 1))
+        sixteen = tuple(getattr(picture, "tag_v2", {}).get(tag) for tag in (258, 262)) in (((16,), 1), (16, 1))
     if sixteen and not picture.has_transparency_data:
         values = np.asarray(picture).astype(np.float64)  # (h, w), 0..65535
         found = Image.fromarray((values / 257).round().astype(np.uint8))
@@ -84,7 +89,7 @@ def _eight_bits(picture):
     return found
 
 
-def _turn(picture):
+def _turn(picture: "Image.Image") -> "Image.Transpose | None":
     """Pillow's Transpose that sets a loaded picture upright, or None."""
     try:
         return SIGHT.get(picture.getexif().get(0x0112))
@@ -92,7 +97,9 @@ def _turn(picture):
         return None
 
 
-def class_files(root, splits=("train", "val")):
+def class_files(
+    root: Path, splits: Sequence[str] = ("train", "val")
+) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     """The pictures of an image folder, {split: {class: names below root/split}}, sorted; and a list of what is not.
 
     Pictures are found at any depth, through links too. Left out, and named in a list of paths, are files of other
@@ -108,7 +115,7 @@ def class_files(root, splits=("train", "val")):
         )
     if len(splits) > 1 and os.path.samefile(*(root / split for split in splits)):
         raise ValueError(f"{' and '.join(splits)} of {root} are the same folder; the test needs other images.")
-    left_out = []
+    left_out: list[str] = []
     found = {split: _classes(root / split, left_out) for split in splits}
     first, last = found[splits[0]], found[splits[-1]]
     if odd := sorted(first.keys() ^ last.keys()):
@@ -120,9 +127,10 @@ def class_files(root, splits=("train", "val")):
     return found, left_out
 
 
-def _classes(folder, left_out):
+def _classes(folder: Path, left_out: list[str]) -> dict[str, list[str]]:
     """Class -> its pictures, below `folder`, sorted. ImageNet has a million: no Path for each."""
-    classes, loose, here = {}, [], os.path.realpath(folder)
+    classes: dict[str, list[str]] = {}
+    loose, here = [], os.path.realpath(folder)
     for entry in _entries(folder):
         if entry.name.startswith(".") or not entry.is_dir():
             loose.append(entry.path)
@@ -144,7 +152,7 @@ def _classes(folder, left_out):
     return classes
 
 
-def _walk(folder, files, left_out, above):
+def _walk(folder: str, files: list[str], left_out: list[str], above: set[str]) -> None:
     """Add the pictures below `folder` to `files`. `above`: the true paths of the folders that it lies in."""
     here = os.path.realpath(folder)
     if here in above:
@@ -163,18 +171,18 @@ def _walk(folder, files, left_out, above):
             raise ValueError(f"{entry.path} is {kind}, not a picture; repair or remove it.")
 
 
-def _entries(folder):
+def _entries(folder: str | Path) -> list[os.DirEntry]:
     try:
         return sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise OSError(error.errno, f"{folder} cannot be read ({error.strerror})") from error
 
 
-def _is_picture(name):
+def _is_picture(name: str) -> bool:
     return not os.path.basename(name).startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def left_out_words(root, left_out):
+def left_out_words(root: Path, left_out: list[str]) -> str:
     """One sentence on what `class_files` has left out."""
     names = ", ".join(os.path.relpath(path, root) for path in left_out[:3]) + ", ..." * (len(left_out) > 3)
     words = f"Left out of {root}, being hidden, in no class, or not named as pictures: {len(left_out)} ({names})."

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 Grid = tuple[int, int]
+Device = torch.device | str | None
 
 
 def resolve_grid(num_tokens: int, grid: Grid | None = None) -> Grid:
@@ -34,7 +35,7 @@ def resolve_grid(num_tokens: int, grid: Grid | None = None) -> Grid:
     return rows, columns
 
 
-def relative_positions(grid: Grid, device=None, dtype=torch.float32) -> Tensor:
+def relative_positions(grid: Grid, device: Device = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """The vectors r of Eq 5, (dx, dy, dx² + dy²), for every query and key: (N, N, 3), in patches.
 
     The order of the three is that of the released code and of timm.
@@ -47,7 +48,7 @@ def relative_positions(grid: Grid, device=None, dtype=torch.float32) -> Tensor:
     return torch.stack((dx, dy, dx**2 + dy**2), dim=-1)
 
 
-def patch_distances(grid: Grid, device=None, dtype=torch.float32) -> Tensor:
+def patch_distances(grid: Grid, device: Device = None, dtype: torch.dtype = torch.float32) -> Tensor:
     """Euclidean distance between every two patches: (N, N), in patches (the |delta| of Eq 8)."""
     return relative_positions(grid, device, dtype)[..., 2].sqrt()
 
@@ -82,7 +83,7 @@ class PositionalProjection(nn.Linear):
 
 
 def axis_attention(
-    pos_proj: Callable[[Tensor], Tensor], grid: Grid, device=None, dtype=torch.float32
+    pos_proj: Callable[[Tensor], Tensor], grid: Grid, device: Device = None, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """The two one-dimensional factors of positional attention: rows (H, G_h, G_h) and columns (H, G_w, G_w).
 

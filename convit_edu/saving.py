@@ -4,10 +4,11 @@ import hashlib
 import inspect
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,7 @@ def checksum(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in weights(model).items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
 
 
@@ -109,11 +110,11 @@ def name_of(function: Callable | None) -> str:
     return name
 
 
-def identity_of(model: nn.Module, data: Dataset, recipe, loss: Callable | None, measure: Callable | None) -> dict:
+def identity_of(model: nn.Module, data: Dataset, recipe: Any, loss: Callable | None, measure: Callable | None) -> dict:
     """All that makes a run this run, by name: a checkpoint goes on with what has the same."""
     model = unwrapped(model)
     config = getattr(model, "config", {})
-    config = asdict(config) if is_dataclass(config) else config
+    config = config if isinstance(config, Mapping) else asdict(config)
     return (
         {f"model.{name}": value for name, value in config.items()}
         | {"model": type(model).__name__, "initial weights": checksum(model)}
@@ -141,7 +142,7 @@ def storable(value: object, name: str) -> object:
 
 
 def save_checkpoint(
-    path: Path, identity: dict, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, history: object
+    path: Path, identity: dict, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, history: Any
 ) -> None:
     """Write a run after so many steps, its history being a dataclass; with the plain names of the model's weights."""
     content = io.BytesIO()
@@ -150,7 +151,7 @@ def save_checkpoint(
     write_in_one_move(path, content.getvalue())
 
 
-def load_checkpoint(path: Path, identity: dict, recipe: object) -> dict:
+def load_checkpoint(path: Path, identity: dict, recipe: Any) -> dict:
     """The state saved in `path`, on the CPU, if it is that of the run with this identity.
 
     A setting of the recipe that the file does not know is younger than it: the run had what is now the default.

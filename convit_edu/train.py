@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -82,7 +83,7 @@ class Recipe:
     seed: int = 0
     gate_speed: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"Unknown precision {self.precision!r}; known: float32, bfloat16.")
         if not isinstance(self.flip, bool):
@@ -139,7 +140,7 @@ class History:
         return self.accuracy[max(self.accuracy)]
 
 
-def progress(*args, **options) -> tqdm:
+def progress(*args: Any, **options: Any) -> tqdm:
     """A progress bar; the environment variable CONVIT_EDU_PROGRESS=0 turns all of them off."""
     return tqdm(*args, disable=not progress_shown(), **options)
 
@@ -173,7 +174,13 @@ def parameter_groups(model: nn.Module, weight_decay: float, gate_speed: float | 
 
 
 def training_step(
-    model: nn.Module, optimizer: Optimizer, data: Dataset, recipe: Recipe, loss: Loss, step: int, indices: Tensor
+    model: Callable[[Tensor], Tensor],
+    optimizer: Optimizer,
+    data: Dataset,
+    recipe: Recipe,
+    loss: Loss,
+    step: int,
+    indices: Tensor,
 ) -> Tensor:
     """Step number `step`, counted from 0, on the training images of `indices` (B,); returns the loss, on the device."""
     # Seeded by the step, so that a resumed run draws what an uninterrupted one would have drawn.
@@ -241,9 +248,10 @@ def train(
             identity = identity_of(model, data, recipe, loss, measure)
         model.to(device).train()
         if recipe.drop_path is not None:
-            if not hasattr(inner, "set_drop_path"):
+            set_drop_path = getattr(inner, "set_drop_path", None)
+            if set_drop_path is None:
                 raise ValueError(f"{type(inner).__name__} has no stochastic depth; leave drop_path out of its recipe.")
-            inner.set_drop_path(recipe.drop_path)
+            set_drop_path(recipe.drop_path)
         forward = torch.compile(model) if compile else model
         data, loss = data.to(device), loss or recipe.loss
         few = replace(data, test_images=data.test_images[:100], test_labels=data.test_labels[:100])

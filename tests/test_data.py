@@ -70,7 +70,7 @@ def test_mean_and_std_are_those_of_the_training_images(embedded):
 
 def test_a_plain_channel_does_not_divide_by_zero():
     images, labels = torch.full((2, 3, 4, 4), 7, dtype=torch.uint8), torch.tensor([0, 1])
-    plain = data._dataset("plain", images, labels, images, labels, ["a", "b"])
+    plain = data._dataset("plain", [images, labels, images, labels], ["a", "b"])
     assert torch.equal(plain.normalize(images), torch.zeros(2, 3, 4, 4))
 
 
