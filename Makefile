@@ -29,7 +29,7 @@ help:
 	@echo "make wheel-test   run every chapter with only the wheel installed"
 	@echo "make compat       test every Python that is found, with the pinned, the newest and the lowest versions (hours)"
 	@echo "make links        ask every link of the book whether it still answers"
-	@echo "make lint         check the code with ruff, and the pages by the rules of the book"
+	@echo "make lint         check the code with ruff and mypy, and the pages by the rules of the book"
 	@echo "make pins         renew constraints.txt, with uv"
 	@echo "make clean        remove what was built (what was installed: rm -r .venv)"
 	@echo "The first call makes .venv and installs into it. Options: PYTHON=python3.12 PIP_FLAGS=..."
@@ -70,9 +70,10 @@ book: $(STAMP)
 	@.venv/bin/jupyter-book build . --all -q -n -W --keep-going >/dev/null
 	@echo "Open $$(pwd)/_build/html/index.html"
 
-# The tests of the built book come after it: make check.
+# A worker for each core, but memory for eight at the most; a file's tests, a notebook's cells, stay together. The tests
+# of the built book come after it: make check.
 test: $(STAMP)
-	@$(PY) -m pytest --ignore=tests/browser --ignore=tests/test_site.py
+	@$(PY) -m pytest -n logical --maxprocesses 8 --dist loadfile --ignore=tests/browser --ignore=tests/test_site.py
 
 check: $(STAMP)
 	@$(PY) -m pytest -q -rs tests/test_site.py tests/browser
@@ -117,6 +118,7 @@ links: $(STAMP)
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .
+	@$(PY) -m mypy
 	@$(PY) scripts/lint_book.py
 
 # torch itself says which of NVIDIA's libraries it needs.
@@ -127,5 +129,5 @@ pins:
 	@rm constraints.new; mv constraints.txt.new constraints.txt
 
 clean:
-	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache
+	@rm -rf _build build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	@find book convit_edu tests \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

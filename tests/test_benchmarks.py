@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -27,15 +28,6 @@ SMALL = {
     "model": ["--model", "convit_tiny", "--mode", "inference", "--full", *FEW],
     "training": ["--model", "convit_mini_28", *FEW],
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """What is this small is done sooner by one thread, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=SMALL)

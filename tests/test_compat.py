@@ -150,8 +150,13 @@ def test_conda_and_binder_install_the_pins():
     assert (ROOT / ".binder" / pins).resolve() == ROOT / "constraints.txt"
 
 
-def test_the_font_cache_is_there_before_the_first_kernel(tmp_path):
-    """On a fresh account matplotlib builds it, and says so on stderr where that takes long: in a kernel, an output."""
-    command = [sys.executable, "-c", "import runpy; runpy.run_path('conftest.py')"]
-    subprocess.run(command, cwd=ROOT, check=True, env=os.environ | {"MPLCONFIGDIR": str(tmp_path)})
+def test_what_kernels_inherit(tmp_path):
+    """A font cache: on a fresh account matplotlib builds it, and may say so on stderr, in a kernel an output.
+    And a worker's share of the cores."""
+    code = "import os, runpy; runpy.run_path('conftest.py'); print(os.environ.get('OMP_NUM_THREADS'))"
+    alone = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "PYTEST_XDIST"))}
+    for workers, threads in ({}, "None"), ({"PYTEST_XDIST_WORKER_COUNT": "10000"}, "1"):
+        environment = alone | workers | {"MPLCONFIGDIR": str(tmp_path)}
+        said = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, env=environment, text=True)
+        assert said == f"{threads}\n"
     assert list(tmp_path.glob("fontlist*.json"))

@@ -320,9 +320,8 @@ def rehearsal():
     return experiments.grid("checkpoints", SCALES["laptop-rehearsal"], chosen)
 
 
-def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path):
+def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path, one_thread):
     config = rehearsal()[0].config
-    torch.set_num_threads(1)
     first = worker.perform(config, 0, "cpu", None, None)
     unsaved = worker.perform(dataclasses.replace(config, save=""), 0, "cpu", None, None)
     assert set(unsaved) == {"result", "history", "meta"}

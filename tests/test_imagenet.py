@@ -32,18 +32,10 @@ from convit_edu.imagenet.recipe import posterize
 from convit_edu.imagenet.training import claim
 from convit_edu.parity import timm
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # as torchrun gives each process
 TRAIN, VAL, CLASSES, STEPS, EPOCHS = 20, 6, 3, 3, 3  # images of a class; steps of an epoch
 SMALL = ["--set", "embed_dim=36", "depth=2", "local_up_to_layer=1", "--global-batch", "16", "--group", "8"]
 SMALL += ["--epochs", str(EPOCHS), "--warmup-epochs", "1", "--lr", "0.05", "--workers", "0", "--sync-every", "1"]
-
-
-@pytest.fixture(autouse=True)
-def as_under_torchrun():
-    """One thread, as torchrun gives each process: sums over more threads differ in their last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +64,10 @@ def command(root, out, *more, model="convit_mini_32"):
 
 
 @pytest.fixture(scope="module")
-def whole(pictures, tmp_path_factory):
+def whole(pictures, tmp_path_factory, one_thread):
     """The folder of an uninterrupted run of one process."""
     out = tmp_path_factory.mktemp("whole")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     assert main(command(pictures, out)) == 0
-    torch.set_num_threads(threads)
     return out
 
 
