@@ -2,16 +2,13 @@
 
 from math import log
 
-import pytest
 import torch
 import torch.nn.functional as F
+from verdicts import verdict_test
 
 from convit_edu.book.checks import distillation as checks
 
-
-def said(capsys, check, answer):
-    check(answer)
-    return capsys.readouterr().out.strip()
+CASES = {}
 
 
 def mean_target(labels, told, classes, smoothing, both=False, share=True):
@@ -22,83 +19,64 @@ def mean_target(labels, told, classes, smoothing, both=False, share=True):
     return ((1 - smoothing) * label + spread + word) / (2 if share else 1)
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (mean_target, "Correct."),
-        (lambda *a: None, "your answer is None"),
-        (lambda y, t, c, s: mean_target(y, t, c, s, share=False), "each row must sum to 1"),
-        (lambda y, t, c, s: mean_target(y, t, c, 0), "you left the smoothing out"),
-        (lambda y, t, c, s: mean_target(y, t, c, s, both=True), "you smooth both halves"),
-        (lambda y, t, c, s: mean_target(t, y, c, s), "you smooth the teacher's half"),
-        (lambda y, t, c, s: F.one_hot(y, c).double(), "this is the label alone"),
-        (lambda y, t, c, s: F.one_hot(t, c).double(), "this is the teacher alone"),
-        (lambda y, t, c, s: torch.full((4, c), 1 / c), "each row is the mean"),
-    ],
-)
-def test_mean_target(capsys, answer, message):
-    assert message in said(capsys, checks.check_mean_target, answer)
+CASES["mean_target"] = [
+    (mean_target, "Correct."),
+    (lambda *a: None, "your answer is None"),
+    (lambda y, t, c, s: mean_target(y, t, c, s, share=False), "each row must sum to 1"),
+    (lambda y, t, c, s: mean_target(y, t, c, 0), "you left the smoothing out"),
+    (lambda y, t, c, s: mean_target(y, t, c, s, both=True), "you smooth both halves"),
+    (lambda y, t, c, s: mean_target(t, y, c, s), "you smooth the teacher's half"),
+    (lambda y, t, c, s: F.one_hot(y, c).double(), "this is the label alone"),
+    (lambda y, t, c, s: F.one_hot(t, c).double(), "this is the teacher alone"),
+    (lambda y, t, c, s: torch.full((4, c), 1 / c), "each row is the mean"),
+]
 
 
 CE = F.cross_entropy
 
+CASES["distillation_loss"] = [
+    (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(1))) / 2, "Correct."),
+    (lambda z, y, t: None, "the function returned None"),
+    (lambda z, y, t: CE(z, y) + CE(z, t.argmax(1)), "the halves are missing"),
+    (lambda z, y, t: CE(z, y), "label's half alone, not halved"),
+    (lambda z, y, t: CE(z, y) / 2, "label's half alone; add the teacher's"),
+    (lambda z, y, t: CE(z, t.argmax(1)), "teacher's half alone, not halved"),
+    (lambda z, y, t: (CE(z, y) + CE(z, t.softmax(1))) / 2, "this is soft distillation"),
+    (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(0))) / 2, "your argmax runs over the batch"),
+    (lambda z, y, t: (CE(z, y) + CE(t, z.argmax(1))) / 2, "it is the student who learns"),
+    (lambda z, y, t: (CE(z.softmax(1), y) + CE(z.softmax(1), t.argmax(1))) / 2, "cross_entropy wants logits"),
+    (lambda z, y, t: CE(z, y, reduction="none"), "one number is wanted"),
+    (lambda z, y, t: torch.tensor(1.0), "it should be"),
+]
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(1))) / 2, "Correct."),
-        (lambda z, y, t: None, "the function returned None"),
-        (lambda z, y, t: CE(z, y) + CE(z, t.argmax(1)), "the halves are missing"),
-        (lambda z, y, t: CE(z, y), "label's half alone, not halved"),
-        (lambda z, y, t: CE(z, y) / 2, "label's half alone; add the teacher's"),
-        (lambda z, y, t: CE(z, t.argmax(1)), "teacher's half alone, not halved"),
-        (lambda z, y, t: (CE(z, y) + CE(z, t.softmax(1))) / 2, "this is soft distillation"),
-        (lambda z, y, t: (CE(z, y) + CE(z, t.argmax(0))) / 2, "your argmax runs over the batch"),
-        (lambda z, y, t: (CE(z, y) + CE(t, z.argmax(1))) / 2, "it is the student who learns"),
-        (lambda z, y, t: (CE(z.softmax(1), y) + CE(z.softmax(1), t.argmax(1))) / 2, "cross_entropy wants logits"),
-        (lambda z, y, t: CE(z, y, reduction="none"), "one number is wanted"),
-        (lambda z, y, t: torch.tensor(1.0), "it should be"),
-    ],
-)
-def test_distillation_loss(capsys, answer, message):
-    assert message in said(capsys, checks.check_distillation_loss, answer)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (lambda s: s * log(2), "Correct."),
-        (lambda s: 0.0, "the loss cannot become 0"),
-        (lambda s: 2 * s * log(2), "not twice that"),
-        (lambda s: s * log(2) / 2, "two halves of one half"),
-        (lambda s: (1 - s) * log(2), "agreement costs nothing"),
-        (lambda s: s, "this is in bits"),
-        (lambda s: 0 if s in (0, 1) else -s * log(s) - (1 - s) * log(1 - s), "the entropy of differing at all"),
-        (lambda s: 1.0, "for a tenth it is 0.0693"),
-    ],
-)
-def test_least_loss(capsys, answer, message):
-    assert message in said(capsys, checks.check_least_loss, answer)
+CASES["least_loss"] = [
+    (lambda s: s * log(2), "Correct."),
+    (lambda s: 0.0, "the loss cannot become 0"),
+    (lambda s: 2 * s * log(2), "not twice that"),
+    (lambda s: s * log(2) / 2, "two halves of one half"),
+    (lambda s: (1 - s) * log(2), "agreement costs nothing"),
+    (lambda s: s, "this is in bits"),
+    (lambda s: 0 if s in (0, 1) else -s * log(s) - (1 - s) * log(1 - s), "the entropy of differing at all"),
+    (lambda s: 1.0, "for a tenth it is 0.0693"),
+]
 
 
 def by_seed(f):
     return lambda a, b, c, d: {s: f(a[s], b[s], c[s], d[s]) for s in a}
 
 
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (by_seed(lambda a, b, c, d: (b - a) - (d - c)), "Correct."),
-        (lambda *runs: None, "the function returned None"),
-        (lambda *runs: 1.0, "keep one value a seed"),
-        (lambda a, b, c, d: {0: 1.0}, "the seeds are 0, 1 and 2"),
-        (by_seed(lambda a, b, c, d: (d - c) - (b - a)), "the sign is turned"),
-        (by_seed(lambda a, b, c, d: b - a), "this is DeiT's gain"),
-        (by_seed(lambda a, b, c, d: d - c), "this is ConViT's gain"),
-        (by_seed(lambda a, b, c, d: b - d), "the gap among the taught alone"),
-        (by_seed(lambda a, b, c, d: b - a + d - c), "you add the gains"),
-        (by_seed(lambda a, b, c, d: 0.0), "seed by seed"),
-    ],
-)
-def test_interaction(capsys, answer, message):
-    assert message in said(capsys, checks.check_interaction, answer)
+CASES["interaction"] = [
+    (by_seed(lambda a, b, c, d: (b - a) - (d - c)), "Correct."),
+    (lambda *runs: None, "the function returned None"),
+    (lambda *runs: 1.0, "keep one value a seed"),
+    (lambda a, b, c, d: {0: 1.0}, "the seeds are 0, 1 and 2"),
+    (by_seed(lambda a, b, c, d: (d - c) - (b - a)), "the sign is turned"),
+    (by_seed(lambda a, b, c, d: b - a), "this is DeiT's gain"),
+    (by_seed(lambda a, b, c, d: d - c), "this is ConViT's gain"),
+    (by_seed(lambda a, b, c, d: b - d), "the gap among the taught alone"),
+    (by_seed(lambda a, b, c, d: b - a + d - c), "you add the gains"),
+    (by_seed(lambda a, b, c, d: 0.0), "seed by seed"),
+]
+
+
+test_the_verdict = verdict_test(CASES, checks)

@@ -2,12 +2,10 @@
 
 import sys
 
-import pytest
 import torch
+from verdicts import verdict_test
 
 import convit_edu.book.checks.imagenet  # noqa: F401
-
-module = sys.modules["convit_edu.book.checks.imagenet"]
 
 
 def cost(images, epochs, rate, gpus, watts):
@@ -47,9 +45,4 @@ CASES = {
     ],
 }
 
-
-@pytest.mark.parametrize(("name", "answer", "message"), [(n, *case) for n, cases in CASES.items() for case in cases])
-def test_the_verdict(capsys, name, answer, message):
-    getattr(module, f"check_{name}")(answer)
-    verdict = capsys.readouterr().out.strip()
-    assert message in verdict and (verdict == "Correct." or verdict.startswith("Not yet: ")), verdict
+test_the_verdict = verdict_test(CASES, sys.modules["convit_edu.book.checks.imagenet"])
