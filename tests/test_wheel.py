@@ -1,12 +1,13 @@
 """With only the wheel installed and no repository beside it, the chapters run.
 
-`make test` runs two quick chapters so, `make wheel-test` all of them.
+`make test` runs the first page so, which reads of every kind of file, `make wheel-test` every chapter.
 """
 
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted((ROOT / "book").glob("*.ipynb"))
-QUICK = [path for path in ALL if path.stem[:2] in ("03", "05")]
+QUICK = [path for path in ALL if path.stem == "intro"]
 CHAPTERS = ALL if os.environ.get("CONVIT_EDU_ALL_CHAPTERS") else QUICK
 
 # Appended to each chapter: the package it used is the wheel's.
@@ -61,26 +62,22 @@ def test_the_wheel_holds_every_file_of_the_package(wheel):
     assert names == {name for name in expected if "__pycache__" not in name}
 
 
-@pytest.mark.slow
-def test_tests_of_the_source_archive_can_be_collected(tmp_path):
+def test_the_source_archive_holds_what_a_clone_holds(tmp_path):
+    """So its tests can be collected and run, and its book built."""
     source, made = tmp_path / "source", tmp_path / "made"
     listed = subprocess.run(["git", "-C", ROOT, "ls-files", "-z"], capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("there is no git repository to make an archive of")
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, source / name)
+    names = {name for name in filter(None, listed.stdout.split("\0")) if (ROOT / name).is_file()}
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
     made.mkdir()
     build = f"from setuptools.build_meta import build_sdist; build_sdist({str(made)!r})"
     subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True)
     (archive,) = made.glob("*.tar.gz")
-    shutil.unpack_archive(archive, tmp_path / "unpacked", filter="data")
-    (unpacked,) = (tmp_path / "unpacked").iterdir()
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests", "book"]
-    environment = os.environ | {"PYTHONPATH": str(unpacked)}
-    done = subprocess.run(command, cwd=unpacked, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-2000:]
+    with tarfile.open(archive) as packed:
+        assert names - {member.name.partition("/")[2] for member in packed} == {".gitattributes", ".gitignore"}
 
 
 @pytest.mark.slow
