@@ -143,6 +143,14 @@ def test_each_requirement_has_one_pin_that_fits_its_bound(full, extra):
         assert one.specifier.contains(version.version), f"{one} and {by_name[normal(one.name)]}"
 
 
+def test_what_torch_loads_is_weights_alone():
+    """Before torch 2.6 that is no default: a call that does not say so warns, and unpickles whatever it finds."""
+    folders = (ROOT / name for name in ("convit_edu", "tests", "scripts", "benchmarks"))
+    texts = (path.read_text(encoding="utf-8") for folder in folders for path in folder.rglob("*.py"))
+    calls = [call for text in texts for call in re.findall(r"torch\.load\(.*", text)]
+    assert len(calls) > 5 and all("weights_only=True" in call for call in calls), calls
+
+
 def test_conda_and_binder_install_the_pins():
     assert "-c constraints.txt" in (ROOT / "environment.yml").read_text(encoding="utf-8")
     lines = (ROOT / ".binder" / "requirements.txt").read_text(encoding="utf-8").splitlines()

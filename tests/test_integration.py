@@ -197,7 +197,7 @@ def test_two_processes_train_as_one(tmp_path):
     alone = create_model("convit_mini_28", seed=0, depth=2, local_up_to_layer=1)
     start = {name: value.clone() for name, value in alone.state_dict().items()}
     _two_steps(alone, slice(0, 8))
-    together = torch.load(tmp_path / "weights.pt")
+    together = torch.load(tmp_path / "weights.pt", weights_only=True)
     for name, value in alone.state_dict().items():
         torch.testing.assert_close(together[name], value, rtol=1e-4, atol=1e-6, msg=name)
     assert not torch.equal(start["blocks.0.attn.gating_param"], together["blocks.0.attn.gating_param"])

@@ -215,7 +215,7 @@ def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(im
 def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
     path, whole = tmp_path / "checkpoint.pt", train(fresh(), images, RECIPE)
     train(fresh(), images, RECIPE, checkpoint=path)
-    state = torch.load(path)
+    state = torch.load(path, weights_only=True)
     del state["history"]["measured"]
     for name in ("erasing", "mixup", "cutmix"):
         assert state["identity"].pop(f"recipe.{name}") == 0
@@ -317,7 +317,7 @@ def test_a_wrapped_model_saves_plain_names_and_goes_on_as_a_plain_one(images, tm
     whole = train(model, images, recipe, "cpu")
     with pytest.raises(KeyboardInterrupt):
         train(wrap(before_step(fresh(), 3, press_ctrl_c)), images, recipe, "cpu", path)
-    saved = torch.load(path)
+    saved = torch.load(path, weights_only=True)
     assert saved["step"] == 2 and saved["model"].keys() == model.state_dict().keys()
     plain, wrapped = fresh(), wrap(fresh())
     histories = [train(each, images, recipe, "cpu", path) for each in (plain, wrapped)]
@@ -377,7 +377,7 @@ def test_the_seconds_of_an_interrupted_run_are_those_of_all_its_parts(images, tm
     path = tmp_path / "run.pt"
     with pytest.raises(KeyboardInterrupt):
         train(timed(before_step(fresh(), 10, press_ctrl_c)), images, RECIPE, "cpu", path)
-    assert torch.load(path)["history"]["seconds"] == 8 + 2 * 5
+    assert torch.load(path, weights_only=True)["history"]["seconds"] == 8 + 2 * 5
     clock.now += 1000  # between the parts
     assert train(timed(fresh()), images, RECIPE, "cpu", path).seconds == 12 + 3 * 5
 
@@ -411,7 +411,7 @@ def test_weights_that_are_not_finite_are_never_kept(images, tmp_path, monkeypatc
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FloatingPointError, match=r"after step 8 of 12; the last good checkpoint is kept in .*pt"):
         train(poisoned_gradient(8), images, RECIPE, checkpoint=path)  # in the step before a test
-    saved = torch.load(path)
+    saved = torch.load(path, weights_only=True)
     assert saved["step"] == 4 and all(value.isfinite().all() for value in saved["model"].values())
     path.unlink()
     clock = itertools.count(0, 100)  # more than a minute at every look: a checkpoint is due after step 10
@@ -422,7 +422,7 @@ def test_weights_that_are_not_finite_are_never_kept(images, tmp_path, monkeypatc
     assert not path.exists()
     with pytest.raises(KeyboardInterrupt):
         train(before_step(fresh(), 11, press_ctrl_c), images, once, checkpoint=path)
-    assert torch.load(path)["step"] == 10  # it was due
+    assert torch.load(path, weights_only=True)["step"] == 10  # it was due
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
