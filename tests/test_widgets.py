@@ -34,7 +34,8 @@ def png(size=(40, 30), mode="RGB", **options):
 
 def uploaded(lab, content):
     file = {"name": "p", "type": "", "size": len(content), "content": content, "last_modified": datetime(2026, 1, 1)}
-    lab.children[0].children[0].value = (file,)
+    upload = lab.children[0].children[0]
+    upload.set_trait("value", {"p": file} if isinstance(upload.value, dict) else (file,))  # ipywidgets 7, and 8
 
 
 def test_a_widget_is_displayed_only_where_somebody_watches(monkeypatch, capsys):
