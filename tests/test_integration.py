@@ -21,10 +21,8 @@ COMPILER = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(
-    ("layer_type", "backend"),
-    [(SelfAttention, "eager"), (GPSA, "eager"), pytest.param(GPSA, "inductor", marks=COMPILER)],
-)
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=COMPILER)])
+@pytest.mark.parametrize("layer_type", [GPSA, SelfAttention])
 def test_one_compiled_layer_serves_three_grids(backend, layer_type):
     torch._dynamo.reset()
     layer = layer_type(36, 9).double()

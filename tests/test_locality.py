@@ -57,7 +57,8 @@ def test_the_class_token_is_dropped_and_rows_renormalised():
 
 
 def test_nonlocality_of_a_model_is_that_of_its_true_inputs():
-    model = create_model("convit_mini_28", seed=0).train()
+    # The paper's start: content is nearly flat, whichever digits torch draws, so a class token gets about one in fifty.
+    model = create_model("convit_mini_28", seed=0, init_gain=None).train()
     images = torch.randn(5, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     measured = nonlocality(model, images, batch_size=2)
     assert model.training and measured.distance.shape == measured.class_mass.shape == (6, 9)
@@ -69,8 +70,7 @@ def test_nonlocality_of_a_model_is_that_of_its_true_inputs():
         distance, mass = attention_distance(block.attn.weights(block.norm1(trace[f"blocks.{layer}"]), (7, 7)), (7, 7))
         torch.testing.assert_close(measured.distance[layer].float(), distance, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(measured.class_mass[layer].float(), mass, rtol=1e-4, atol=1e-5)
-    # How much a head gives the class token is a matter of the random start, which differs before torch 2.13.
-    assert (measured.class_mass[:4] == 0).all() and (measured.class_mass[4:] > 0).all()
+    assert (measured.class_mass[:4] == 0).all() and (measured.class_mass[4:] > 0.01).all()
     assert measured.uniform == pytest.approx(3.61, abs=0.005)
     torch.testing.assert_close(measured.relative, measured.distance / measured.uniform)
     # Untrained: GPSA layers near the table's 1.82, self-attention layers near uniform.

@@ -1,4 +1,4 @@
-"""The paper's tables and figures as named grids of runs, at two scales; chapters 07 to 11 read what they recorded.
+"""The paper's tables and figures as named grids of runs, at every scale; chapters 07 to 11 read what they recorded.
 
 A cell of a grid is a label, for people, and a configuration, for the machine. The seed is added when it runs, and all
 arms use the same ones. `convit-edu list` shows all.
