@@ -163,10 +163,11 @@ CHECKPOINT = re.compile(r"\bcheckpoint\(\"(\w+)\"")
 COMMAND = re.compile(r"(?:convit[_-]edu |`)(?:run|report) ([a-z_ ]+)|\bexperiments? `(\w+)`")
 SCRIPT = re.compile(r"\b(?:benchmarks|scripts)/\w+\.py\b")
 PAGE = re.compile(r"\]\((?!https?:|<?#)([^)#\s]+)")
+NUMBERED = re.compile(r"\[(?:[Cc]hapter\s+)?(\d\d)\b[^\]]*\]\((?:book/)?(\d\d)-")
 
 
 def references(page):
-    """Records, checkpoints, experiments, scripts and pages that a page names and that are not there."""
+    """Records, checkpoints, experiments, scripts and pages that are not there, and chapters by another's number."""
     whole = "\n".join(source for _, source in page.cells)
     words = "\n".join(source for _, source in page.markdown)
     recorded, folder = shipped() / "long", ROOT if page.name == "README" else BOOK
@@ -177,6 +178,7 @@ def references(page):
         *(f"no experiment {name}" for name in experiments if name not in {*NAMES, "all"}),
         *(f"no script {name}" for name in SCRIPT.findall(whole) if not (ROOT / name).is_file()),
         *(f"no page {name}" for name in PAGE.findall(words) if not (folder / name).is_file()),
+        *(f"{said} leads to chapter {there}" for said, there in NUMBERED.findall(words) if said != there),
     ]
 
 

@@ -61,6 +61,7 @@ BAD = [
     (references, "no experiment nothing", made_of("then `run nothing`")),
     (references, "no experiment sizes", made_of("the experiment `sizes`")),
     (references, "no page 04-gspa.ipynb", made_of("[04](04-gspa.ipynb)")),
+    (references, "05 leads to chapter 04", made_of("as [chapter\n05](04-gpsa.ipynb) shows")),
     (references, "no script benchmarks/none.py", made_of("`python benchmarks/none.py`")),
     *((numbers_of_a_machine, "cell 0", made_of(cell)) for cell in (
         "It took 12 s.", "1,442 images/s", "in 3.5 ms", "about 30 seconds", "2.6 MB", "with PyTorch 2.5", "timm 1.0",
