@@ -18,6 +18,7 @@ from .run_config import RunConfig, whole
 from .scales import ARMS, LEARNING_RATES, Scale
 
 SEARCH_SEEDS = 2
+LATE = "DeiT, late class token"
 STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
 # Chapter 12. Its arms have searches of their own, with as many rates for each, and this is what won them.
@@ -161,6 +162,12 @@ class Grid:
             test_images=scale.test_images,
         ), seeds)  # fmt: skip
 
+    @property
+    def late_token(self) -> dict:
+        """What makes a DeiT whose class token comes where a ConViT's does: after the GPSA layers."""
+        model = CONFIGS[self.scale.model] | self.scale.changes
+        return dict(arm="DeiT", class_token_at=model["local_up_to_layer"])
+
     # --- the experiments
 
     def search(self) -> list[Cell]:
@@ -177,12 +184,16 @@ class Grid:
 
     def sample_efficiency(self) -> list[Cell]:
         """Table 2, Fig 2: accuracy against the share of training images, at two budgets of steps."""
+        arms: dict[str, dict] = {"ConViT": {}, "DeiT": {}, "CNN": {}}
+        if self.scale.late_token:
+            arms[LATE] = self.late_token
         return [
-            self.cell({"arm": arm, "fraction": fraction, "steps": steps}, arm, fraction, steps=steps)
+            self.cell({"arm": arm, "fraction": fraction, "steps": steps}, fraction=fraction, steps=steps,
+                      **{"arm": arm} | changes)
             for steps, fractions in self.scale.budgets.items()
             for fraction in fractions
-            for arm in ("ConViT", "DeiT", "CNN")
-        ]
+            for arm, changes in arms.items()
+        ]  # fmt: skip
 
     def size(self) -> list[Cell]:
         """Table 1: equal pairs at three sizes, on all images."""
@@ -212,11 +223,10 @@ class Grid:
     def ablation(self) -> list[Cell]:
         """Table 3, rows a to g; and what the paper does not separate: late token, bias, each half of the start."""
         random = dict(positional_init=False, identity_values=False)
-        late = dict(class_token_at=(CONFIGS[self.scale.model] | self.scale.changes)["local_up_to_layer"])
         table = {
             "a": dict(), "b": dict(freeze="gate"), "c": random, "d": dict(freeze="gate", **random),
             "e": dict(arm="DeiT"), "f": dict(freeze="attention"), "g": dict(freeze="attention", **random),
-            "DeiT, late class token": dict(arm="DeiT", **late),
+            LATE: self.late_token,
         }  # fmt: skip
         more = {
             "ConViT, qkv bias": dict(qkv_bias=True), "DeiT, qkv bias": dict(arm="DeiT", qkv_bias=True),

@@ -17,10 +17,11 @@ from ..beyond.recast import recast
 from ..beyond.single_softmax import PSAConViT
 from ..locality import forced_gates, gates, gpsa_layers, masked_positions, nonlocality
 from ..model import ConViT
-from ..train import evaluate, pick_device, train
+from ..train import Recipe, evaluate, pick_device, train
 from . import records
 from .run_config import RunConfig
 
+COMPILED_FROM = 5_000  # steps on a GPU; in fewer, compiling takes more time than it saves
 PROBE_IMAGES = 200  # about so many
 LOSS_POINTS = 40  # the recorded loss is the mean of so many equal stretches
 MOMENTS = (0, 1 / 8, 1 / 4, 1 / 2, 3 / 4)  # shares of the steps after which the weights are kept beside a checkpoint
@@ -86,7 +87,7 @@ def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpo
     if config.teacher:
         teacher, seconds = model_before(config.teacher, seed, device, root)
         loss, earlier = HardDistillation(teacher, recipe.label_smoothing), earlier + seconds
-    compiled = device.startswith("cuda")
+    compiled = worth_compiling(recipe, device)
     history = train(model, images, recipe, device, checkpoint, loss=loss, measure=measure, compile=compiled)
     moments = history.measured.pop("weights", {})  # tensors: in a file of their own
     result = {"accuracy": history.final_accuracy, "parameters": sum(p.numel() for p in model.parameters())}
@@ -112,6 +113,10 @@ def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpo
     return answer
 
 
+def worth_compiling(recipe: Recipe, device: str) -> bool:
+    return device.startswith("cuda") and recipe.steps >= COMPILED_FROM
+
+
 def images_of(config: RunConfig, seed: int, root: str | None) -> data.Dataset:
     """The images that a configuration trains and tests on."""
     images = dataset(config.data, root)
@@ -126,8 +131,8 @@ def images_of(config: RunConfig, seed: int, root: str | None) -> data.Dataset:
 
 @lru_cache(maxsize=8)
 def _trained(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
-    model, compiled = config.build(seed), device.startswith("cuda")
-    recipe = replace(config.recipe, seed=seed)
+    model, recipe = config.build(seed), replace(config.recipe, seed=seed)
+    compiled = worth_compiling(recipe, device)
     history = train(model, images_of(config, seed, root), recipe, device, compile=compiled)
     return model.eval(), history.seconds
 

@@ -1,4 +1,4 @@
-"""How large the recorded experiments are: a laptop, longer on a laptop, one GPU; and a rehearsal of each."""
+"""How large the recorded experiments are: on a laptop, longer, in colour, on one GPU; and a rehearsal of each."""
 
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,7 @@ class Scale:
         seeds: how many.
         job_memory: bytes of the machine's memory that one run needs.
         larger: the scale for larger images, on which `dynamics` is run too.
+        late_token: whether `sample_efficiency` has a DeiT with a late class token too.
         test_images: how many test images are used; 0 is all.
     """
 
@@ -59,6 +60,7 @@ class Scale:
     seeds: int = 5
     job_memory: float = 1.0e9
     larger: "Scale | None" = None
+    late_token: bool = False
     test_images: int = 0
 
 
@@ -92,6 +94,14 @@ LONG = replace(
     rates=dict.fromkeys(ARMS[:3], (1e-3, 2e-3, 4e-3))
     | {"CNN": (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 6e-3, 8e-3, 12e-3, 16e-3)},
     gains=(None, 0.42, 1.0), recast_steps=(1200, 1200), ablation_fractions=(0.05, 1.0), small_evaluations=8,
+)  # fmt: skip
+# Natural images, in colour: Imagenette at 96 pixels, in 8 x 8 patches of 12; as at `long`, the start is searched too.
+COLOUR = replace(
+    LONG, name="colour", data="imagenette", model="convit_mini_64",
+    changes=dict(img_size=96, patch_size=12, embed_dim=90, depth=6, local_up_to_layer=5), batch_size=64,
+    steps=1500, long_steps=1500, budgets={1500: (0.05, 0.2, 1.0)}, search_steps=400, late_token=True,
+    rates=dict.fromkeys(ARMS[:3], (5e-4, 1e-3, 2e-3, 4e-3)) | {"CNN": (2e-3, 4e-3, 8e-3, 16e-3)}, gains=(0.42, 1.0),
+    recipe=dict(crop_padding=8), job_memory=2.0e9,
 )  # fmt: skip
 GPU = Scale(
     name="gpu",
@@ -138,4 +148,5 @@ def rehearsal(scale: Scale) -> Scale:
     )  # fmt: skip
 
 
-SCALES = {scale.name: scale for scale in (LAPTOP, LONG, GPU, *map(rehearsal, (LAPTOP, LONG, GPU)))}
+MEASURED = (LAPTOP, LONG, COLOUR, GPU)
+SCALES = {scale.name: scale for scale in (*MEASURED, *map(rehearsal, MEASURED))}
