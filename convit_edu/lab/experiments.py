@@ -95,7 +95,7 @@ def choose(runs: list[dict], scale: Scale) -> Settings:
             f"The learning rates of scale {scale.name} are not known yet; "
             f"first run: convit-edu run search --scale {scale.name}"
         )
-    table = {gain: scores(runs, gain) for gain in scale.gains}
+    table = {gain: scores(runs, gain) for gain in (*scale.gains, None)}  # None: the CNN's
     best: dict[str, tuple[float, float, float | None]] = {}  # held-out accuracy, learning rate, gain
     for arm, rate, gain in trials(scale):
         if (found := table[gain][arm][rate]) > best.get(arm, (-1,))[0]:
