@@ -38,12 +38,13 @@ def twins(name: str, device: str) -> dict[str, nn.Module]:
     torch.manual_seed(0)
     timm_deit = timm.models.vision_transformer.VisionTransformer(**{key: convit.config[key] for key in shared})
     models = {"convit": convit, "timm_convit": to_timm(convit), "deit": from_timm(timm_deit), "timm_deit": timm_deit}
-    images = torch.randn(2, *convit.patch_embed.input_shape)
+    models = {row: model.to(device).train() for row, model in models.items()}
+    images = torch.randn(2, *convit.patch_embed.input_shape, device=device)  # timm keeps its offsets where it first ran
     with torch.no_grad():
         for kind in ("convit", "deit"):
             difference = relative_difference(models[kind](images), models[f"timm_{kind}"](images))
             assert difference < 1e-3, f"timm's {kind} differs from ours by {difference}"
-    return {row: model.to(device).train() for row, model in models.items()}
+    return models
 
 
 def training_step(model: nn.Module, forward: Callable, images: Tensor, labels: Tensor, precision: str):

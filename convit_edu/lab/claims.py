@@ -508,12 +508,15 @@ def speeds(folder: str | Path | None = None) -> Table:
 
 
 def speed_verdict(cases: Iterable[Timed]) -> str:
-    """C15: holds if the fast form is the faster in all cases, in part if in some; and where it was timed."""
-    cases = list(cases)
-    won = [case.faster for case in cases]
+    """C15: on each device it holds if the fast form is the faster in all cases there, in part if in some."""
+    won: dict[str, list[bool]] = {}
+    for case in cases:
+        won.setdefault(case.device, []).append(case.faster)
     where = {"cpu": "on a CPU", "cuda": "on a GPU"}
-    devices = " and ".join(where.get(device, device) for device in sorted({case.device for case in cases}))
-    return f"{'holds' if all(won) else 'holds in part' if any(won) else 'contradicted'} {devices}"
+    return ", ".join(
+        f"{HOLDS if all(found) else IN_PART if any(found) else CONTRADICTED} {where.get(device, device)}"
+        for device, found in sorted(won.items())
+    )
 
 
 # --- the report card
@@ -548,8 +551,8 @@ class Card:
     def verdict(self, name: str) -> str:
         """The verdict on a claim at the largest scale at which it is recorded."""
         if name == "C15" and self.speed:
-            said = speed_verdict(self.speed)
-            return next(each for each in (IN_PART, HOLDS, CONTRADICTED) if said.startswith(each))
+            won = [case.faster for case in self.speed]
+            return HOLDS if all(won) else IN_PART if any(won) else CONTRADICTED
         return next(map(verdict, self.found(name).values()), NOT_MEASURED)
 
     @property
