@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("run", help=COMMANDS["run"])
     command.add_argument("names", nargs="+", metavar="NAME", help="all, or some of what `convit-edu list` shows")
-    command.add_argument("--scale", default="laptop", help="laptop, long, gpu, or a rehearsal of one: NAME-rehearsal")
+    command.add_argument("--scale", default="laptop", help="laptop, long, colour, gpu, or NAME-rehearsal, to try one")
     command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
     command.add_argument("--jobs", type=positive, help="runs side by side (a CPU: one a core; a GPU: four)")
     command.add_argument("--seeds", type=positive, help="seeds of each run (laptop and long: 5, gpu: 3)")

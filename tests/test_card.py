@@ -52,9 +52,9 @@ def test_the_card_shows_what_the_claims_module_finds():
     card = claims.card()
     text = str(card)
     assert sorted(name for names in card.groups.values() for name in names) == sorted(claims.CLAIMS)
-    first, again = claims.tested(), claims.tested("long")
-    assert card.recorded["long"].keys() == again.keys()
-    assert card.recorded["laptop"].keys() == first.keys() - again.keys()
+    first, again = claims.tested(), {scale: claims.tested(scale) for scale in ("long", "colour")}
+    assert all(card.recorded[scale].keys() == found.keys() for scale, found in again.items())
+    assert card.recorded["laptop"].keys() == first.keys() - set().union(*again.values())
     (part,) = claims.parts_of("C12", "long")
     found = f"+{part.found.mean:.1f} points; 95 % interval +{part.found.low:.1f} to +{part.found.high:.1f}; seeds 5"
     assert f"loss of DeiT - loss of ConViT: the paper +27.9; here {found}; verdict ✓ holds" in text
@@ -62,14 +62,16 @@ def test_the_card_shows_what_the_claims_module_finds():
         assert text.count(f"  {name}  {claims.CLAIMS[name].statement}") == 1
 
 
-def test_claims_are_grouped_by_the_verdict_at_the_largest_scale_at_which_they_are_recorded():
+def test_claims_are_grouped_by_the_verdict_on_their_comparisons_at_all_scales():
     yes, no, open_ = (3.0, 1.0), (-3.0, 1.0), (1.0, 2.0)
-    card = planted(long={"C1": [yes, open_], "C2": [no]}, laptop={"C1": [no], "C2": [yes], "C4": [yes], "C3": [open_]})
+    first = {"C1": [no], "C2": [no], "C4": [yes], "C3": [open_]}
+    card = planted(long={"C1": [yes], "C2": [no], "C5": [yes]}, laptop=first)
     assert card.groups == {
-        "holds": ["C4"], "holds in part": ["C1"], "open": ["C3"], "contradicted": ["C2"],
-        "not measured": [name for name in claims.CLAIMS if name not in ("C1", "C2", "C3", "C4")],
+        "holds": ["C4", "C5"], "holds in part": ["C1"], "open": ["C3"], "contradicted": ["C2"],
+        "not measured": [name for name in claims.CLAIMS if name not in ("C1", "C2", "C3", "C4", "C5")],
     }  # fmt: skip
     assert list(card.found("C1")) == ["long", "laptop"] and list(card.found("C4")) == ["laptop"]
+    assert card.comparisons["C1"] == [*card.found("C1")["long"], *card.found("C1")["laptop"]]
 
 
 def test_the_largest_scale_comes_first_and_the_first_regime_stands_in_where_it_is_alone(monkeypatch):
@@ -85,7 +87,7 @@ def test_a_block_says_the_verdict_first_and_shows_the_paper_beside_every_scale()
     card = planted(long={"C1": [(3.0, 1.0)]}, laptop={"C1": [(-3.04, 1.0), (1.0, 2.0)]})
     body = cards.show(card).body
     block = body[body.index('<div class="claim">') : body.index("</details>")]
-    assert re.search(r'<p><span class="verdict holds"><i>✓</i> holds</span> <b>C1</b> ConViT is better', block)
+    assert re.search(r'<p><span class="verdict part"><i>◐</i> holds in part</span> <b>C1</b> ConViT is better', block)
     sides = re.findall(r"<dt>(.*?)</dt>(.*?)</div>", block)
     assert [re.sub("<.*?>", "", side) for side, _ in sides] == [
         "the paper, Table 1", "here, scale long ✓ holds", "here, scale laptop ○ open",
@@ -157,7 +159,7 @@ def test_the_speed_row_shows_both_modes_and_where_it_was_timed(tmp_path):
 
 def test_what_the_setting_decides_is_shown_as_such():
     half = str(claims.card())  # of C10, and of C11
-    assert half.count(f"verdict – {claims.BOUND}") == 3 and "C10" in claims.card().groups[claims.HOLDS]
+    assert half.count(f"verdict – {claims.BOUND}") == 4 and "C10" in claims.card().groups[claims.HOLDS]
     whole = claims.Card({"long": {"C1": [claims.Part("small", Estimate(3.0, 1.0, 5), bound=True)]}}, [])
     assert whole.groups[claims.BOUND] == ["C1"] and "corrected for all" not in str(whole)
 

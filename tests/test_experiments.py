@@ -15,7 +15,7 @@ from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.lab import campaign, experiments
 from convit_edu.lab.experiments import ARMS, LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, grid
 from convit_edu.lab.run_config import RunConfig
-from convit_edu.lab.scales import GPU, LAPTOP, LONG, SCALES
+from convit_edu.lab.scales import COLOUR, GPU, LAPTOP, LONG, SCALES
 from convit_edu.locality import gates, gpsa_layers
 from convit_edu.model import ConViTSettings
 from convit_edu.positions import kernel_centres
@@ -138,7 +138,7 @@ def test_a_seed_fixes_the_initial_weights():
 # --- fairness
 
 
-@pytest.mark.parametrize("scale", [LAPTOP, LONG, GPU], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", [LAPTOP, LONG, COLOUR, GPU], ids=lambda scale: scale.name)
 def test_pairs_have_the_same_size(scale):
     pairs = [("size", {"size": size}) for size in scale.sizes] + [("psa", {})]
     parameters = []
@@ -273,6 +273,9 @@ def test_sample_efficiency_crosses_data_with_steps():
             assert 0.75 * recipe.steps in recipe.evaluated_after()  # for the gain in the last quarter
         assert len({json.dumps([config.model, config.recipe.batch_size]) for config in configs}) == 1
     assert [(cell.label["fraction"], cell.label["steps"]) for cell in cells[::3]] == wanted
+    pair = "DeiT", "DeiT, late class token"
+    deit, late = (only("sample_efficiency", COLOUR, arm=arm, fraction=0.05) for arm in pair)
+    assert late == replace(deit, model=deit.model | {"class_token_at": 5})
     large = labelled("sample_efficiency", GPU, arm="ConViT")
     assert [config.fraction for config in large] == [0.05, 0.2, 1.0]
     assert {config.recipe.steps for config in large} == {8000}  # images seen are constant
@@ -306,11 +309,12 @@ def built(configs):
     return [(config, config.build(0).eval()) for config in different.values()]
 
 
-@pytest.mark.parametrize("scale", [LAPTOP, LONG, GPU], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("scale", [LAPTOP, LONG, COLOUR, GPU], ids=lambda scale: scale.name)
 def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(scale):
     shapes = {"fashion_mnist_5k": (1, 28, 10), "cifar100": (3, 32, 100), "imagenette": (3, 96, 10)}
     configs = [cell.config for name in NAMES for cell in grid(name, scale, SETTINGS)]
-    assert {config.data for config in configs} == ({"cifar100", "imagenette"} if scale is GPU else {"fashion_mnist_5k"})
+    wanted = {"gpu": {"cifar100", "imagenette"}, "colour": {"imagenette"}}.get(scale.name, {"fashion_mnist_5k"})
+    assert {config.data for config in configs} == wanted
     for config in configs:
         recipe = config.recipe
         first, then = scale.recast_steps
@@ -329,7 +333,7 @@ def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(s
 
 
 def test_a_rehearsal_is_the_same_grid_in_a_few_steps():
-    for scale in (LAPTOP, LONG, GPU):
+    for scale in (LAPTOP, LONG, COLOUR, GPU):
         small = SCALES[f"{scale.name}-rehearsal"]
         for name in NAMES:
             pairs = zip(grid(name, scale, SETTINGS), grid(name, small, SETTINGS), strict=True)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 
@@ -549,16 +550,16 @@ class Card:
         return {scale: found[name] for scale, found in self.recorded.items() if name in found}
 
     def verdict(self, name: str) -> str:
-        """The verdict on a claim at the largest scale at which it is recorded."""
+        """The verdict on a claim, by all its comparisons: at two scales it may hold at one and fail at the other."""
         if name == "C15" and self.speed:
             won = [case.faster for case in self.speed]
             return HOLDS if all(won) else IN_PART if any(won) else CONTRADICTED
-        return next(map(verdict, self.found(name).values()), NOT_MEASURED)
+        return verdict(self.comparisons[name]) if name in self.comparisons else NOT_MEASURED
 
     @property
-    def leading(self) -> dict[str, list[Part]]:
-        """The comparisons of every recorded claim, each at the largest scale at which it is recorded."""
-        return {name: next(iter(found.values())) for name in CLAIMS if (found := self.found(name))}
+    def comparisons(self) -> dict[str, list[Part]]:
+        """The comparisons of every recorded claim, at all scales."""
+        return {name: [*chain(*found.values())] for name in CLAIMS if (found := self.found(name))}
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -638,8 +639,9 @@ def card(folder: str | Path | None = None) -> Card:
     """The report card of a folder of records, the shipped one where None."""
     scales = [name for name in SCALES if not name.endswith("-rehearsal")]
     recorded = {scale: tested(scale, folder) for scale in reversed(scales)}
-    # What `long` has measured again in a regime in which networks learn is not shown from the first one any more.
-    recorded["laptop"] = {name: parts for name, parts in recorded["laptop"].items() if name not in recorded["long"]}
+    # What was measured again in a regime in which networks learn is not shown from the first one any more.
+    again = set().union(*(found for scale, found in recorded.items() if scale != "laptop"))
+    recorded["laptop"] = {name: parts for name, parts in recorded["laptop"].items() if name not in again}
     return Card({scale: found for scale, found in recorded.items() if found}, timed(folder))
 
 

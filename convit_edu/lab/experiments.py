@@ -307,7 +307,7 @@ class Grid:
         self, label: dict, arm: str, lr: float | None = None, gate: float = RECAST_GATES[0], **given
     ) -> Cell:
         """A cell of `recast`: arms "CNN" (what the others start from), "CNN, trained on", "recast", "ConViT"."""
-        base = CONFIGS[self.scale.model]
+        base = CONFIGS[self.scale.model] | self.scale.changes
         images = {name: base.get(name, default) for name, default in
                   (("img_size", 224), ("patch_size", 16), ("in_chans", 3), ("num_classes", 1000))}  # fmt: skip
         shape = images | self.scale.recast

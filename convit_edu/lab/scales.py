@@ -99,9 +99,14 @@ LONG = replace(
 COLOUR = replace(
     LONG, name="colour", data="imagenette", model="convit_mini_64",
     changes=dict(img_size=96, patch_size=12, embed_dim=90, depth=6, local_up_to_layer=5), batch_size=64,
+    sizes={
+        "small": dict(embed_dim=48, num_heads=4, few_heads=2),
+        "medium": dict(embed_dim=90, num_heads=9, few_heads=3),
+        "large": dict(embed_dim=144, num_heads=16, few_heads=6),
+    },
     steps=1000, long_steps=1000, budgets={1000: (0.05, 0.2, 1.0)}, search_steps=400, late_token=True,
     rates=dict.fromkeys(ARMS[:3], (5e-4, 1e-3, 2e-3, 4e-3)) | {"CNN": (2e-3, 4e-3, 8e-3, 16e-3)}, gains=(0.42, 1.0),
-    recipe=dict(crop_padding=8), job_memory=2.0e9,
+    recipe=dict(crop_padding=8), seeds=4, job_memory=2.0e9,
 )  # fmt: skip
 GPU = Scale(
     name="gpu",
