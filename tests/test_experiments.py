@@ -14,6 +14,7 @@ from convit_edu.beyond.recast import PatchCNN
 from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.lab import campaign, experiments
 from convit_edu.lab.experiments import ARMS, LEARNING_RATES, NAMES, SEARCH_SEEDS, Settings, grid
+from convit_edu.lab.run import COMPILED_FROM, worth_compiling
 from convit_edu.lab.run_config import RunConfig
 from convit_edu.lab.scales import COLOUR, GPU, LAPTOP, LONG, SCALES
 from convit_edu.locality import gates, gpsa_layers
@@ -207,6 +208,22 @@ def test_the_gates_alone_are_given_another_rate():
     assert fast == replace(as_rest, recipe=replace(as_rest.recipe, gate_speed=20.0))
     assert as_rest.identity(0) == only("dynamics", LONG, arm="ConViT").identity(0)
     assert pilot.recipe.steps == 10 * as_rest.recipe.steps and pilot.model == as_rest.model and pilot.probe
+
+
+def test_a_scale_that_tries_no_start_of_the_paper_has_a_cnn_all_the_same():
+    runs = [
+        {"label": cell.label, "seed": seed, "result": {"accuracy": 100 * cell.label["lr"] + cell.label.get("gain", 0)}}
+        for cell in grid("search", COLOUR, None) for seed in cell.seeds
+    ]  # fmt: skip
+    found = experiments.choose(runs, COLOUR)
+    assert found.rates == dict.fromkeys(ARMS[:3], 4e-3) | {"CNN": 16e-3}
+    assert found.gains == dict.fromkeys(ARMS[:3], 1.0)
+
+
+def test_only_long_runs_on_a_gpu_are_compiled():
+    short, long = (Recipe(steps=steps, warmup_steps=0) for steps in (COMPILED_FROM - 1, COMPILED_FROM))
+    asked = [(recipe, device) for recipe in (short, long) for device in ("cpu", "cuda:0")]
+    assert [worth_compiling(*each) for each in asked] == [False, False, False, True]
 
 
 def searched(best, leave_out=()):
