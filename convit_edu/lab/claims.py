@@ -17,7 +17,7 @@ from statistics import mean
 
 from ..train import Recipe
 from . import records
-from .experiments import RECAST_GATES, STRENGTHS
+from .experiments import LATE, RECAST_GATES, STRENGTHS
 from .intervals import Estimate, Missing, compare, estimate, holm, paired, power
 from .results import Results
 from .scales import SCALES
@@ -354,7 +354,7 @@ CLAIMS: dict[str, Claim] = {
     "N2": Claim(
         "a late class token alone changes DeiT",
         NOT_THEIRS, "its d - e changes the token's place too",
-        ABLATIONS, "ablation", _ablation(("DeiT, late class token", "e"), full=True, two_sided=True),
+        ABLATIONS, "ablation", _ablation((LATE, "e"), full=True, two_sided=True),
     ),
     "N3": Claim(
         "the published shortcut and the true non-locality disagree",
@@ -508,16 +508,19 @@ def speeds(folder: str | Path | None = None) -> Table:
     return Table(title, ["device", "precision", "what", "step", "readable form", "timm's form", "fast form"], rows)
 
 
+def fastest(cases: Iterable[Timed]) -> str:
+    """The verdict on C15: it holds if the fast form is the faster in all of these cases, in part if in some."""
+    won = [case.faster for case in cases]
+    return HOLDS if all(won) else IN_PART if any(won) else CONTRADICTED
+
+
 def speed_verdict(cases: Iterable[Timed]) -> str:
-    """C15: on each device it holds if the fast form is the faster in all cases there, in part if in some."""
-    won: dict[str, list[bool]] = {}
+    """The verdict on C15 in words, on every device on which it was timed."""
+    by_device: dict[str, list[Timed]] = {}
     for case in cases:
-        won.setdefault(case.device, []).append(case.faster)
+        by_device.setdefault(case.device, []).append(case)
     where = {"cpu": "on a CPU", "cuda": "on a GPU"}
-    return ", ".join(
-        f"{HOLDS if all(found) else IN_PART if any(found) else CONTRADICTED} {where.get(device, device)}"
-        for device, found in sorted(won.items())
-    )
+    return ", ".join(f"{fastest(found)} {where.get(device, device)}" for device, found in sorted(by_device.items()))
 
 
 # --- the report card
@@ -552,8 +555,7 @@ class Card:
     def verdict(self, name: str) -> str:
         """The verdict on a claim, by all its comparisons: at two scales it may hold at one and fail at the other."""
         if name == "C15" and self.speed:
-            won = [case.faster for case in self.speed]
-            return HOLDS if all(won) else IN_PART if any(won) else CONTRADICTED
+            return fastest(self.speed)
         return verdict(self.comparisons[name]) if name in self.comparisons else NOT_MEASURED
 
     @property

@@ -21,7 +21,7 @@ SEARCH_SEEDS = 2
 LATE = "DeiT, late class token"
 STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
-# Chapter 12. Its arms have searches of their own, with as many rates for each, and this is what won them.
+# Chapter 11. Its arms have searches of their own, with as many rates for each, and this is what won them.
 RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], LEARNING_RATES["ConViT"]
 RECAST_CHOSEN = {"CNN": 4e-3, "ConViT": 4e-3, "CNN, trained on": 8e-3, "recast": 8e-3}
 STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}  # at laptop and, from a search of its own, at long
@@ -183,17 +183,16 @@ class Grid:
         ]  # fmt: skip
 
     def sample_efficiency(self) -> list[Cell]:
-        """Table 2, Fig 2: accuracy against the share of training images, at two budgets of steps."""
-        arms: dict[str, dict] = {"ConViT": {}, "DeiT": {}, "CNN": {}}
+        """Table 2, Fig 2: accuracy against the share of training images, at every budget of steps."""
+        arms: dict[str, dict] = {arm: dict(arm=arm) for arm in ("ConViT", "DeiT", "CNN")}
         if self.scale.late_token:
             arms[LATE] = self.late_token
         return [
-            self.cell({"arm": arm, "fraction": fraction, "steps": steps}, fraction=fraction, steps=steps,
-                      **{"arm": arm} | changes)
+            self.cell({"arm": arm, "fraction": fraction, "steps": steps}, fraction=fraction, steps=steps, **what)
             for steps, fractions in self.scale.budgets.items()
             for fraction in fractions
-            for arm, changes in arms.items()
-        ]  # fmt: skip
+            for arm, what in arms.items()
+        ]
 
     def size(self) -> list[Cell]:
         """Table 1: equal pairs at three sizes, on all images."""

@@ -153,5 +153,5 @@ def rehearsal(scale: Scale) -> Scale:
     )  # fmt: skip
 
 
-MEASURED = (LAPTOP, LONG, COLOUR, GPU)
-SCALES = {scale.name: scale for scale in (*MEASURED, *map(rehearsal, MEASURED))}
+FULL = (LAPTOP, LONG, COLOUR, GPU)
+SCALES = {scale.name: scale for scale in (*FULL, *map(rehearsal, FULL))}
