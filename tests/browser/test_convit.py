@@ -112,9 +112,9 @@ SCORE = """([refuse, how]) => new Promise((done) => {
   const score = engine.scorer(pictures, 2);
   let ticks = 0;
   const timer = setInterval(() => ticks++, 5);
-  score(nets, { gates: [[1]] }, () => told.push("stale")); // ended by the next
+  score(nets, [{ gates: [[1]] }, how], () => told.push("stale")); // ended by the next for one, which goes on for the other
   told.length = 0;
-  score(nets, how, (right, of) => {
+  score(nets, [how, how], (right, of) => {
     told.push([...right, of]);
     if (of === 100) done({ last: told.at(-1), number: told.length, stale: told.includes("stale"), ticks });
   });

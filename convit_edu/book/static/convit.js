@@ -211,11 +211,11 @@ function forward(network, pixels, { mean, std }, how = {}) {
 }
 
 // How many of the pictures (M, h * w) each network gets right, told again and again on the way. `stale()` ends it.
-async function score(networks, { pixels, labels, size, mean, std }, how, tell, stale) {
+async function score(networks, { pixels, labels, size, mean, std }, hows, tell, stale) {
   const right = networks.map(() => 0), each = size[0] * size[1];
   for (let k = 0; k < labels.length; k++) {
     for (const [n, network] of networks.entries()) {
-      const { logits } = forward(network, pixels.subarray(k * each, (k + 1) * each), { mean, std }, how);
+      const { logits } = forward(network, pixels.subarray(k * each, (k + 1) * each), { mean, std }, hows[n]);
       right[n] += +(logits.indexOf(Math.max(...logits)) === labels[k]);
     }
     if (k % 5 < 4 && k + 1 < labels.length) continue;
@@ -229,43 +229,54 @@ return { bytes, half, unpack, erf, forward, score };
 };
 
 // Scoring beside the page, each network in a Worker made of the text above; in the page itself where Workers are refused.
-// Gives score(networks, how, tell): a later call ends an earlier one; tell(right of each network, of so many).
+// Gives score(networks, hows, tell): a later call ends an earlier one, but for a network of which it asks the same, which
+// goes on or is known. tell(right of each network, of so many).
 function scorer(pictures, number) {
-  const own = engine(), sent = [];
+  const own = engine(), jobs = [];
   let asked = 0, workers = [], last;
-  const inPage = (at, networks, how, tell) => own.score(networks, pictures, how, tell, () => at !== asked);
+  const inPage = (at, networks, hows, tell) => own.score(networks, pictures, hows, tell, () => at !== asked);
   function listen() { // runs in the Worker
     let network, pictures, newest;
     onmessage = ({ data }) => {
       ({ network = network, pictures = pictures } = data);
       newest = data.asked;
       const tell = ([right], of) => postMessage({ asked: data.asked, right, of });
-      own.score([network], pictures, data.how, tell, () => newest !== data.asked);
+      own.score([network], pictures, [data.how], tell, () => newest !== data.asked);
     };
+  }
+  function report() { // of as many pictures as every network has seen
+    const of = Math.min(...jobs.map((job) => job.of));
+    if (of) last[3](jobs.map((job) => job.right[of]), of);
   }
   try {
     const text = `const own = (${engine})();(${listen})();`;
     const address = URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     workers = Array.from({ length: number }, () => new Worker(address));
   } catch {} // refused
-  return (networks, how, tell) => {
-    last = [++asked, networks, how, tell];
+  workers.forEach((worker, n) => {
+    worker.onmessage = ({ data: { asked, right, of } }) => {
+      if (asked !== jobs[n].asked) return;
+      jobs[n].right[jobs[n].of = of] = right;
+      report();
+    };
+    worker.onerror = () => {
+      if (!workers.length) return; // another has said so
+      workers = [];
+      inPage(...last);
+    };
+  });
+  return (networks, hows, tell) => {
+    last = [++asked, networks, hows, tell];
     if (!workers.length) return inPage(...last);
-    const right = networks.map(() => 0), done = networks.map(() => 0);
     networks.forEach((network, n) => {
-      workers[n].onmessage = ({ data }) => {
-        if (data.asked !== asked) return;
-        [right[n], done[n]] = [data.right, data.of];
-        tell(right, Math.min(...done));
-      };
-      workers[n].onerror = () => {
-        workers = [];
-        inPage(...last);
-      };
-      const { config, weights, gates } = network, fresh = sent[n] !== network;
-      workers[n].postMessage({ asked, how, ...(fresh && { network: { config, weights, gates } }), ...(!sent[n] && { pictures }) });
-      sent[n] = network;
+      const text = JSON.stringify(hows[n]), before = jobs[n], { config, weights, gates } = network;
+      if (before?.network === network && before.text === text) return;
+      jobs[n] = { network, text, asked, right: {}, of: 0 };
+      workers[n].postMessage({
+        asked, how: hows[n], ...(before?.network !== network && { network: { config, weights, gates } }), ...(!before && { pictures }),
+      });
     });
+    report();
   };
 }
 

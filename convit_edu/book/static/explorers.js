@@ -48,12 +48,13 @@ function offset(query, key, columns) { // key minus query, x before y
 }
 
 const VIRIDIS = ("440154 471365 482475 463480 414487 3b528b 355f8d 2f6c8e 2a788e 25848e 21918c " +
-  "1e9c89 22a884 2fb47c 44bf70 5ec962 7ad151 9bd93c bddf26 dfe318 fde725").split(" ");
-function colour(share) {
-  const k = Math.min(19, Math.floor(share * 20));
-  const [from, to] = [k, k + 1].map((n) => [0, 2, 4].map((at) => parseInt(VIRIDIS[n].slice(at, at + 2), 16)));
-  return `rgb(${from.map((c, n) => Math.round(c + (to[n] - c) * (share * 20 - k)))})`;
+  "1e9c89 22a884 2fb47c 44bf70 5ec962 7ad151 9bd93c bddf26 dfe318 fde725").split(" ")
+  .map((hex) => [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16)));
+function rgb(share) {
+  const k = Math.min(19, Math.floor(share * 20)), to = VIRIDIS[k + 1];
+  return VIRIDIS[k].map((from, n) => Math.round(from + (to[n] - from) * (share * 20 - k)));
 }
+const colour = (share) => `rgb(${rgb(share)})`;
 
 // --- parts
 
@@ -239,7 +240,7 @@ const KINDS = {
   },
 };
 
-const tools = { prepare, heat, allow, colour, shown, place, offset, mean };
+const tools = { prepare, heat, allow, rgb, shown, place, offset, mean };
 // A page may also hold explorers whose scripts were taken out, because nobody trusts them: those stay pictures.
 const waiting = ".convit-explorer:not(.live, .broken):has(> script)";
 return { kinds: KINDS, tools, start: () => document.querySelectorAll(waiting).forEach(tryToBuild) };

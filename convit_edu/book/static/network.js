@@ -2,7 +2,7 @@
 // "whole" (chapter 08), "layer" (one layer, chapter 04), "small" (one head and a wide slider, the front page).
 window.convitExplorers.kinds.network ||= (form, data, view, root) => {
 "use strict";
-const { prepare, heat, allow, colour, shown, place, offset } = window.convitExplorers.tools, engine = window.convitEngine;
+const { prepare, heat, allow, rgb, shown, place, offset } = window.convitExplorers.tools, engine = window.convitEngine;
 
 // --- data: networks and pictures, which this page or one before has brought
 
@@ -33,7 +33,7 @@ const stored = (k) => pictures.pixels.subarray(k * each, (k + 1) * each);
 // --- state: what the controls do not hold themselves
 
 const forced = Array.from({ length: L }, () => Array(H).fill(null)); // gates in place of the learned ones
-let runs, how, before = stored(data.picture), ran = {};
+let runs, hows, before = stored(data.picture), ran = {};
 const own = new Uint8Array(each); // the reader's drawing
 const { write } = view, on = (name) => !!form[name]?.checked, number = (name, otherwise = 0) => +(form[name]?.value ?? otherwise);
 const layer = () => number("layer", data.layer), head = () => number("head", data.head);
@@ -110,26 +110,26 @@ if (pad) {
 
 const boards = [...root.querySelectorAll("[data-board]")].map((table) => {
   const n = +table.dataset.board; // which network
-  return prepare(table, false, (k) => {
+  return [n, prepare(table, false, (k) => {
     if (data.form === "whole" && form.layer) form.layer.value = Math.floor(k / H);
     if (form.head) form.head.value = k % H;
     view.update();
-  });
+  })];
 });
 function drawBoard(draw, n) {
   const whole = data.form === "whole", kinds = ["position", "content", "mixed"], which = kinds[number("which", 2)];
   const lines = whole ? runs[n].layers.map((_, l) => [l, which]) : kinds.map((kind) => [layer(), kind]);
   draw([lines.length, H], whole ? layer() * H + head() : 2 * H + head(), -1, (cell, k) => {
     const [l, kind] = lines[Math.floor(k / H)], map = row(n, l, k % H, kind);
-    const canvas = cell.querySelector("canvas") || cell.appendChild(document.createElement("canvas"));
+    const canvas = cell.querySelector("canvas") || cell.appendChild(Object.assign(document.createElement("canvas"), { width: columns, height: rows }));
     canvas.hidden = !map;
+    const top = map && Math.max(...map);
     if (map) {
-      [canvas.width, canvas.height] = [columns, rows];
-      const image = canvas.getContext("2d").createImageData(columns, rows), top = Math.max(...map);
-      map.forEach((share, at) => image.data.set([...colour(share / top).match(/\d+/g).map(Number), 255], 4 * at));
+      const image = new ImageData(columns, rows);
+      map.forEach((share, at) => image.data.set([...rgb(share / top), 255], 4 * at));
       canvas.getContext("2d").putImageData(image, 0, 0);
     }
-    const most = map && `most at ${place(map.indexOf(Math.max(...map)), columns)}`;
+    const most = map && `most at ${place(map.indexOf(top), columns)}`;
     return `layer ${l + 1}, head ${k % H + 1}, ${kind}: ${most || "there is none"}`;
   });
 }
@@ -161,11 +161,11 @@ const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.
 const score = data.form === "whole" && engine.scorer(pictures, networks.length);
 let scored = "", waiting;
 function scoreSoon() {
-  const settings = JSON.stringify([how, number("step", -1)]);
+  const settings = JSON.stringify([hows, number("step", -1)]);
   if (!score || settings === scored) return;
   scored = settings;
   clearTimeout(waiting);
-  waiting = setTimeout(() => score(networks, how, (right, of) => {
+  waiting = setTimeout(() => score(networks, hows, (right, of) => {
     const told = names.map((name, n) => `${name} ${right[n]}`).join(", ");
     root.querySelector(".score").textContent = `Right of ${of} stored pictures: ${told}`;
     root.explorer.score = of === pictures.labels.length && { settings, right: [...right] };
@@ -227,12 +227,14 @@ return (changed) => {
   const moves = order(), plain = moves.every((from, k) => from === k);
   if (!drawing) before = stored(chosen());
   const pixels = drawing ? own : before;
-  how = { gates: forced.map((gates) => [...gates]), order: plain ? undefined : moves, positions: !on("zero") };
-  const input = JSON.stringify([how, chosen()]), looked = [view.query, layer(), head(), number("which"), number("asks")].join();
-  const fresh = drawing || input !== ran.input || networks[0] !== ran.network;
-  if (fresh) runs = networks.map((network) => engine.forward(network, pixels, pictures, { ...how, maps: true }));
-  const redraw = fresh || looked !== ran.view; // reading another key changes neither networks nor boards
-  ran = { input, network: networks[0], view: looked };
+  const gates = forced.map((each) => [...each]), shared = { order: plain ? undefined : moves, positions: !on("zero") };
+  hows = networks.map((network) => ({ ...shared, gates: network.gates.length ? gates : undefined })); // a DeiT has none
+  // A network runs again, and its board is drawn again, where something that it sees has changed.
+  const inputs = hows.map((how) => JSON.stringify([how, chosen()]));
+  const fresh = networks.map((network, n) => drawing || inputs[n] !== ran.inputs?.[n] || network !== ran.networks[n]);
+  runs = networks.map((network, n) => fresh[n] ? engine.forward(network, pixels, pictures, { ...hows[n], maps: true }) : runs[n]);
+  const looked = [view.query, layer(), head(), number("which"), number("asks")].join(), elsewhere = looked !== ran.view;
+  ran = { inputs, networks, view: looked };
 
   const canvas = view.canvas ||= document.createElement("canvas");
   paint(canvas, pixels, moves);
@@ -249,7 +251,7 @@ return (changed) => {
     const top = on("common") ? common : Math.max(...(map ?? [1]));
     view.grids[k + 1]([rows, columns], cursor, query, map ? heat(map, top) : (cell) => ((cell.style.backgroundColor = "#0000"), "none"));
   });
-  if (redraw) boards.forEach(drawBoard);
+  for (const [n, draw] of boards) if (fresh[n] || elsewhere) drawBoard(draw, n);
 
   const chances = runs.map(({ logits }) => probabilities(logits)), truth = drawing ? -1 : pictures.labels[chosen()];
   answers?.querySelectorAll("tbody tr").forEach((line, c) => {
