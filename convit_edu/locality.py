@@ -46,12 +46,17 @@ def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     """Eq 8 for attention (B, H, N, N): the distance per head in patches, and the class token's mass, both (H,).
 
     With a class token in front (N = G_h * G_w + 1) it is dropped as a query and as a key, and every row is
-    renormalised over the patches. ValueError if N is neither.
+    renormalised over the patches. ValueError if N is neither, or if the rows are no attention.
     """
     patches = grid[0] * grid[1]
     tokens = weights.shape[-1]
-    if tokens not in (patches, patches + 1):
-        raise ValueError(f"Attention over {tokens} tokens does not fit a grid of {grid[0]} x {grid[1]} patches.")
+    if weights.ndim != 4 or tokens not in (patches, patches + 1):
+        raise ValueError(
+            f"Attention (B, H, N, N) over {grid[0]} x {grid[1]} patches, with or without a class token, is expected, "
+            f"not {tuple(weights.shape)}."
+        )
+    if not ((weights.sum(-1) - 1).abs() < 0.02).all() or weights.min() < 0:  # wide enough for half precision
+        raise ValueError("The rows of attention are shares: none below 0, and 1 in sum. Scores need a softmax first.")
     from_patches = weights[..., tokens - patches :, :]  # (B, H, G, N): the class token is no query
     to_class, to_patches = from_patches.split((tokens - patches, patches), dim=-1)
     distances = patch_distances(grid, weights.device, weights.dtype)  # (G, G)

@@ -39,11 +39,13 @@ def from_timm(source: str | nn.Module, pretrained: bool = False) -> ConViT:
     the first block; ours has none, so the two are summed into `cls_token`.
 
     Raises:
-        ValueError: a name that timm does not know; a timm model with parts, or with dropout, that ours lacks.
+        ValueError: no model; a name that timm does not know; a timm model with parts, or with dropout, that ours lacks.
         ConnectionError: `pretrained` weights are neither in timm's cache nor to be fetched; after some seconds.
     """
     if isinstance(source, str):
         source = _named(source, pretrained)
+    if not isinstance(source, nn.Module):
+        raise ValueError(f"from_timm takes a model of timm's or the name of one, not {source!r}.")
     kind = f"timm's {type(source).__name__}"
     if dropping := {name.rpartition(".")[2] for name, module in source.named_modules() if _dropout_rate(module)}:
         names = ", ".join(sorted(dropping))

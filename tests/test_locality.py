@@ -52,8 +52,18 @@ def test_the_class_token_is_dropped_and_rows_renormalised():
     only_class = torch.zeros(1, 1, 7, 7)
     only_class[..., 0] = 1
     assert [v.item() for v in attention_distance(only_class, (2, 3))] == [0.0, 1.0]
-    with pytest.raises(ValueError, match="Attention over 9 tokens does not fit a grid of 2 x 3"):
-        attention_distance(torch.zeros(1, 1, 9, 9), (2, 3))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 9, 9), (1, 6, 6), (1, 1, 7, 5)])
+def test_attention_of_another_shape_is_refused(shape):
+    with pytest.raises(ValueError, match=r"2 x 3 patches.*not \(1, "):
+        attention_distance(torch.full(shape, 1 / shape[-1]), (2, 3))
+
+
+@pytest.mark.parametrize("wrong", [torch.ones(6, 6), torch.eye(6) * 2 - 1 / 6, torch.full((6, 6), torch.nan)])
+def test_scores_are_not_taken_for_attention(wrong):
+    with pytest.raises(ValueError, match="softmax"):
+        attention_distance(wrong[None, None], (2, 3))
 
 
 def test_nonlocality_of_a_model_is_that_of_its_true_inputs():

@@ -1,5 +1,6 @@
 """Equality with timm, in float64: logits and every gradient, both ways, and its errors."""
 
+import re
 import socket
 from urllib.error import HTTPError, URLError
 
@@ -138,6 +139,12 @@ def test_an_unknown_name_is_named_with_what_was_meant():
     for pretrained in (False, True):
         with pytest.raises(ValueError, match="timm knows no model 'convit_tini'; did you mean convit_tiny"):
             from_timm("convit_tini", pretrained)
+
+
+@pytest.mark.parametrize("source", [3, None, {"pos_embed": torch.zeros(1)}])
+def test_what_is_no_model_is_named(source):
+    with pytest.raises(ValueError, match=f"the name of one, not {re.escape(repr(source))}"):
+        from_timm(source)
 
 
 @pytest.mark.parametrize(

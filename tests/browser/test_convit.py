@@ -112,7 +112,7 @@ SCORE = """([refuse, how]) => new Promise((done) => {
   const score = engine.scorer(pictures, 2);
   let ticks = 0;
   const timer = setInterval(() => ticks++, 5);
-  score(nets, [{ gates: [[1]] }, how], () => told.push("stale")); // ended by the next for one, which goes on for the other
+  score(nets, [{ gates: [[1]] }, how], () => told.push("stale")); // the next ends one, and the other goes on
   told.length = 0;
   score(nets, [how, how], (right, of) => {
     told.push([...right, of]);
