@@ -6,12 +6,12 @@ A check prints "Correct." or "Not yet: ..." and never stops the notebook. One mo
 from .ablations import check_changes, check_effects, check_forest, check_influence, check_row_d
 from .attention_as_convolution import check_centres, check_dense_weights, check_sharing, check_zero_padding
 from .convit import check_forward, check_gpsa_parameters, check_late_token, check_repair, check_token_counts
-from .distillation import check_distillation_loss, check_interaction, check_least_loss, check_mean_target
 from .fast_gpsa import check_apply, check_axis_factors, check_is_separable, check_which_factorise
 from .from_cnn_to_convit import check_factors, check_leak, check_least_width, check_relax_steps, check_tap_of_head
 from .gpsa import check_filter_row, check_gate_gradient, check_mix, check_positional_weights, check_strength
 from .imagenet import check_cost, check_group_order
 from .images_are_local import check_correlation, check_first_layer, check_nearest_kernel
+from .local_without_gpsa import check_interaction, check_mean_target
 from .looking_inside import (
     check_is_shortcut,
     check_lowest_gate,
@@ -75,9 +75,7 @@ __all__ = [
     "check_lowest_gate",
     "check_mask_content",
     "check_is_shortcut",
-    "check_distillation_loss",
     "check_mean_target",
-    "check_least_loss",
     "check_interaction",
     "check_tap_of_head",
     "check_factors",
