@@ -226,7 +226,7 @@ def test_a_missing_or_damaged_checkpoint_is_named(model, tmp_path):
 
 
 # Not measured again at the longer scale yet.
-FIRST = ("locality_grid", "size", "search_recast", "recast")
+FIRST = ("locality_grid", "search_recast", "recast")
 SHIPPED = [(LAPTOP, name) for name in ("search", "search_starts", "ablation", "psa", "starts", *FIRST)]
 SHIPPED += [(LONG, name) for name in NAMES if name not in FIRST]
 SHIPPED += [(COLOUR, name) for name in ("search", "sample_efficiency", "dynamics", "masking", "metric")]
