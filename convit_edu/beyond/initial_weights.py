@@ -1,4 +1,4 @@
-"""Locality by the initial weights alone: two later ideas, for a plain DeiT. Chapter 11 puts them beside GPSA.
+"""Locality by the initial weights alone: two later ideas, for a plain DeiT. Chapter 10 puts them beside GPSA.
 
 Both want position embeddings that attention can read, so both begin with sines and cosines; `sinusoidal` is that
 change alone. Written from the papers' equations; where they differ from the authors' code, a docstring says so.

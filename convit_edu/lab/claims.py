@@ -25,7 +25,7 @@ from .tables import Table, percent
 
 # Chapters, as their files are called.
 FAST, SAMPLES, INSIDE = "12-fast-gpsa", "07-sample-efficiency", "08-looking-inside"
-ABLATIONS, ELSEWHERE, RECAST = "09-ablations", "10-local-without-gpsa", "11-from-cnn-to-convit"
+ABLATIONS, WITHOUT_GPSA, RECAST = "09-ablations", "10-local-without-gpsa", "11-from-cnn-to-convit"
 NOT_THEIRS = "not in the paper"
 
 HOLDS, IN_PART, CONTRADICTED, OPEN = "holds", "holds in part", "contradicted", "open"
@@ -339,7 +339,7 @@ CLAIMS: dict[str, Claim] = {
         "a convolutional teacher helps DeiT more than ConViT, and makes DeiT more local",
         "Table 4, Figure 10", "DeiT-S +1.1 points, ConViT-S+ +0.7: +0.4; curves, probably by the shortcut: distilled "
         "DeiT more local",
-        ELSEWHERE, "distillation", _teacher, {"gain of ConViT": 0.4},
+        WITHOUT_GPSA, "distillation", _teacher, {"gain of ConViT": 0.4},
     ),
     "C15": Claim(
         SPEED,
@@ -374,12 +374,12 @@ CLAIMS: dict[str, Claim] = {
     "N7": Claim(
         "mimetic weights, and structured queries and keys, each help DeiT, with little data",
         NOT_THEIRS, "two later papers: each better than the usual start on small data",
-        ELSEWHERE, "starts", _against("start", [("mimetic", "DeiT"), ("structured", "DeiT")]),
+        WITHOUT_GPSA, "starts", _against("start", [("mimetic", "DeiT"), ("structured", "DeiT")]),
     ),
     "N8": Claim(
         "ConViT stays ahead of DeiT with either of these starts, with little data",
         NOT_THEIRS, "no paper that compares the three is known to us",
-        ELSEWHERE, "starts", _against("start", [("ConViT", "mimetic"), ("ConViT", "structured")]),
+        WITHOUT_GPSA, "starts", _against("start", [("ConViT", "mimetic"), ("ConViT", "structured")]),
     ),
     "N9": Claim(
         "gates that learn 20 times as fast as the rest change the accuracy",

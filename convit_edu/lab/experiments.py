@@ -21,7 +21,7 @@ SEARCH_SEEDS = 2
 LATE = "DeiT, late class token"
 STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
-# Chapter 11. Its arms have searches of their own, with as many rates for each, and this is what won them.
+# Chapters 10 and 11. Their arms have searches of their own, with as many rates for each, and this is what won them.
 RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], LEARNING_RATES["ConViT"]
 RECAST_CHOSEN = {"CNN": 4e-3, "ConViT": 4e-3, "CNN, trained on": 8e-3, "recast": 8e-3}
 STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}  # at laptop and, from a search of its own, at long
