@@ -170,7 +170,7 @@ def references(page):
     """Records, checkpoints, experiments, scripts and pages that are not there, and chapters by another's number."""
     whole = "\n".join(source for _, source in page.cells)
     words = "\n".join(source for _, source in page.markdown)
-    recorded, folder = shipped() / "long", ROOT if page.name == "README" else BOOK
+    recorded, folder = shipped() / "laptop", ROOT if page.name == "README" else BOOK
     experiments = [name for m in COMMAND.finditer(whole) for name in (m[1] or m[2]).split()]
     return [
         *(f"no record {name}" for name in RECORD.findall(whole) if name not in NAMES),

@@ -7,7 +7,7 @@ from safetensors import safe_open
 
 from convit_edu.lab.records import shipped
 
-FOLDER = shipped() / "long"
+FOLDER = shipped() / "laptop"
 ROWS = [
     [cell.strip(" `") for cell in line.strip("|").split("|")]
     for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()

@@ -326,7 +326,7 @@ def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path
     unsaved = worker.perform(dataclasses.replace(config, save=""), 0, "cpu", None, None)
     assert set(unsaved) == {"result", "history", "meta"}
     assert {key: first[key] for key in ("result", "history")} == {key: unsaved[key] for key in ("result", "history")}
-    records.write_bytes(tmp_path / "long" / "convit.moments.safetensors", first["moments"])
+    records.write_bytes(tmp_path / "laptop" / "convit.moments.safetensors", first["moments"])
     assert records.moments("convit", folder=tmp_path) == [0]  # a rehearsal is not measured on its way
     found, built = records.checkpoint("convit", folder=tmp_path, step=0), config.build(0)
     for kept, initial in zip(found.parameters(), built.parameters(), strict=True):
@@ -360,7 +360,7 @@ def test_a_missing_or_damaged_moment_is_named(tmp_path):
     with pytest.raises(records.RecordError, match=r"no checkpoint .*moments\.safetensors; make it with"):
         records.checkpoint("convit", folder=tmp_path, step=0)
     for bad in (b"", b"x" * 100):
-        records.write_bytes(tmp_path / "long" / "convit.moments.safetensors", bad)
+        records.write_bytes(tmp_path / "laptop" / "convit.moments.safetensors", bad)
         with pytest.raises(records.RecordError, match=r"convit\.moments\.safetensors is no readable checkpoint"):
             records.moments("convit", folder=tmp_path)
     with pytest.raises(records.RecordError, match="no weights after 7 steps"):

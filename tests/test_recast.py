@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from convit_edu import create_model
 from convit_edu.beyond import initial_weights as starts
@@ -358,7 +359,7 @@ def test_the_arms_start_from_one_cnn_and_have_as_many_steps():
     for gate, config in zip(experiments.RECAST_GATES, found.values(), strict=True):
         assert config.start == cnn.start and config.recast == {"strength": 8.0, "gate": gate}
         assert config.recipe.steps + config.start.recipe.steps == scratch.recipe.steps
-        assert config.model == scratch.model | {"locality_strength": 8.0}
+        assert config.model == scratch.model | {"locality_strength": 8.0, "init_gain": config.start.model["init_gain"]}
     assert cnn.model == cnn.start.model and cnn.recipe.steps == then
     assert cnn.start.recipe.steps == first and scratch.start is None
 
@@ -386,12 +387,12 @@ def test_training_on_does_not_change_the_model_that_others_start_from():
 
 def test_the_starts_differ_in_the_initial_weights_and_the_searched_rate():
     found = {label["start"]: config for label, config in configs("starts")}
-    rows = {label["row"]: config for label, config in configs("ablation") if label["fraction"] == 0.1}
+    rows = {label["row"]: config for label, config in configs("ablation") if label["fraction"] == 0.05}
     assert (found["ConViT"], found["DeiT"]) == (rows["a"], rows["e"])
     halves = [name for name in starts.STARTS if name.startswith("mimetic, ")]
     rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN
     rates |= dict.fromkeys(halves, experiments.STARTS_CHOSEN["mimetic"])
-    assert set(rates) == set(starts.STARTS) - set(experiments.STARTS_NOT_RUN)
+    assert set(rates) == set(starts.STARTS)
     assert set(found) == set(rates) | {"ConViT", "DeiT"}
     for name, rate in rates.items():
         recipe = replace(found["DeiT"].recipe, lr=rate)
@@ -409,16 +410,30 @@ def test_the_constants_of_the_starts_belong_to_the_records():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "scale", "chosen", "rates"),
-    [
-        ("search_recast", "laptop", experiments.RECAST_CHOSEN, experiments.RECAST_RATES),
-        ("search_starts", "laptop", experiments.STARTS_CHOSEN, experiments.STARTS_RATES),
-        ("search_starts", "long", experiments.STARTS_CHOSEN, experiments.STARTS_RATES),
-    ],
-)
-def test_the_rates_in_use_are_what_the_recorded_search_chose(name, scale, chosen, rates):
-    table = experiments.scores(Results(name, scale).runs)
-    assert {arm: tuple(by_rate) for arm, by_rate in table.items()} == dict.fromkeys(chosen, rates)
-    assert {arm: max(by_rate, key=by_rate.get) for arm, by_rate in table.items()} == chosen
-    assert all(config.held_out for _, config in configs(name, scale))
+def test_the_settings_in_use_are_what_the_recorded_searches_chose():
+    table = experiments.scores(Results("search_starts").runs)
+    assert {arm: tuple(by_rate) for arm, by_rate in table.items()} == dict.fromkeys(
+        experiments.STARTS_CHOSEN, experiments.STARTS_RATES
+    )
+    assert {arm: max(by_rate, key=by_rate.get) for arm, by_rate in table.items()} == experiments.STARTS_CHOSEN
+
+    runs, gains = Results("search_recast").runs, (None, *experiments.RECAST_GAINS)
+    table = {gain: experiments.scores(runs, gain) for gain in gains}
+    for arm, chosen in experiments.RECAST_CHOSEN.items():
+        tried = {(rate, gain): score for gain in gains for rate, score in table[gain].get(arm, {}).items()}
+        starts_tried = experiments.RECAST_GAINS if chosen[1] else (None,)
+        assert set(tried) == {(rate, gain) for rate in experiments.RECAST_RATES for gain in starts_tried}
+        assert max(tried, key=tried.get) == chosen
+    assert all(config.held_out for name in ("search_recast", "search_starts") for _, config in configs(name))
+
+
+@pytest.mark.parametrize(("gain", "deviation"), [(None, 0.02), (0.42, 0.42 / 27**0.5), (1.0, 27**-0.5)])
+def test_the_matrices_of_a_cnn_start_in_proportion_to_their_inputs(gain, deviation):
+    torch.manual_seed(0)
+    block = PatchCNN(embed_dim=27, depth=1, init_gain=gain).blocks[0]
+    over = 1 if gain is None else 3  # a convolution has nine times the inputs
+    for module in block.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d) and module.weight[0].numel() in (27, 9 * 27):
+            wanted = deviation / (over if isinstance(module, nn.Conv2d) else 1)
+            assert module.weight.std().item() == pytest.approx(wanted, rel=0.06)
+    assert all(torch.equal(p, torch.zeros_like(p)) for name, p in block.named_parameters() if name.endswith("bias"))

@@ -8,9 +8,9 @@ from convit_edu.lab import regime
 from convit_edu.lab.experiments import Settings, grid
 from convit_edu.lab.intervals import compare
 from convit_edu.lab.results import Results
-from convit_edu.lab.scales import LONG
+from convit_edu.lab.scales import LAPTOP
 
-SETTINGS = Settings(dict.fromkeys(LONG.rates, 1e-3), "DeiT, few heads")
+SETTINGS = Settings(dict.fromkeys(LAPTOP.rates, 1e-3), "DeiT, few heads")
 GOOD = {(0.05, "ConViT"): 75, (0.05, "DeiT"): 69,
         (1.0, "ConViT"): 81, (1.0, "DeiT"): 76, (0.05, "CNN"): 78, (1.0, "CNN"): 87}  # fmt: skip
 
@@ -18,8 +18,8 @@ GOOD = {(0.05, "ConViT"): 75, (0.05, "DeiT"): 69,
 def results(level=GOOD, loss=0.52, spread=1.0):
     """Runs of sample_efficiency that nobody made. `spread`: how far DeiT's seeds stray from ConViT's."""
     found = Results.__new__(Results)
-    found.name, found.scale, found.failed, found.runs = "sample_efficiency", LONG, [], []
-    for cell in grid("sample_efficiency", LONG, SETTINGS):
+    found.name, found.scale, found.failed, found.runs = "sample_efficiency", LAPTOP, [], []
+    for cell in grid("sample_efficiency", LAPTOP, SETTINGS):
         for seed, luck in enumerate((-1, -0.5, 0, 0.5, 1)):
             arm, share = cell.label["arm"], cell.label["fraction"]
             accuracy = level[share, arm] + luck * spread * (arm == "DeiT")

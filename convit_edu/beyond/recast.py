@@ -49,11 +49,12 @@ class PatchCNN(nn.Module):
     Args:
         img_size, patch_size, in_chans, num_classes, embed_dim, depth, mlp_ratio: as in `ConViT`.
         padding: see `Convolution`.
+        init_gain: how large the matrices of the blocks start, as in `ConViT`; a convolution has 9 D inputs.
     """
 
     def __init__(
         self, img_size: int = 28, patch_size: int = 4, in_chans: int = 1, num_classes: int = 10, embed_dim: int = 36,
-        depth: int = 4, mlp_ratio: float = 4.0, padding: str = "replicate",
+        depth: int = 4, mlp_ratio: float = 4.0, padding: str = "replicate", init_gain: float | None = None,
     ):  # fmt: skip
         self_config = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -66,7 +67,8 @@ class PatchCNN(nn.Module):
         self.head = nn.Linear(embed_dim, num_classes)
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                inputs = module.weight[0].numel()
+                nn.init.trunc_normal_(module.weight, std=0.02 if init_gain is None else init_gain / inputs**0.5)
                 nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)

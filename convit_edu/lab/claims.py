@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from statistics import mean
 
@@ -508,6 +508,9 @@ def speeds(folder: str | Path | None = None) -> Table:
     return Table(title, ["device", "precision", "what", "step", "readable form", "timm's form", "fast form"], rows)
 
 
+WHERE = {"cpu": "on a CPU", "cuda": "on a GPU"}
+
+
 def fastest(cases: Iterable[Timed]) -> str:
     """The verdict on C15: it holds if the fast form is the faster in all of these cases, in part if in some."""
     won = [case.faster for case in cases]
@@ -519,8 +522,7 @@ def speed_verdict(cases: Iterable[Timed]) -> str:
     by_device: dict[str, list[Timed]] = {}
     for case in cases:
         by_device.setdefault(case.device, []).append(case)
-    where = {"cpu": "on a CPU", "cuda": "on a GPU"}
-    return ", ".join(f"{fastest(found)} {where.get(device, device)}" for device, found in sorted(by_device.items()))
+    return ", ".join(f"{fastest(found)} {WHERE.get(device, device)}" for device, found in sorted(by_device.items()))
 
 
 # --- the report card
@@ -641,21 +643,19 @@ def card(folder: str | Path | None = None) -> Card:
     """The report card of a folder of records, the shipped one where None."""
     scales = [name for name in SCALES if not name.endswith("-rehearsal")]
     recorded = {scale: tested(scale, folder) for scale in reversed(scales)}
-    # What was measured again in a regime in which networks learn is not shown from the first one any more.
-    again = set().union(*(found for scale, found in recorded.items() if scale != "laptop"))
-    recorded["laptop"] = {name: parts for name, parts in recorded["laptop"].items() if name not in again}
     return Card({scale: found for scale, found in recorded.items() if found}, timed(folder))
 
 
 def speed_lines(cases: Iterable[Timed]) -> list[str]:
-    """What C15 rests on: how long networks take, whichever machine they ran on; times have no seeds."""
-    lines = []
+    """What C15 rests on: how long networks take, by device; times have no seeds."""
     networks = [case for case in cases if not case.what.startswith("a layer")]
-    for mode in ("inference", "training"):
-        spans = [
-            f"{form} form {min(over):.2f} to {max(over):.2f}"
-            for form in ("timm's", "fast")
-            if (over := [case.over[form] for case in networks if case.mode == mode])
-        ]
-        lines += [f"{mode}, ConViT's time over DeiT's: {', '.join(spans)}"] * bool(spans)
+    lines = []
+    for device, mode in product(sorted({case.device for case in networks}), ("inference", "training")):
+        over = [case.over for case in networks if (case.device, case.mode) == (device, mode)]
+        spans = [f"{form} form {_span([each[form] for each in over])}" for form in ("timm's", "fast") if over]
+        lines += [f"{mode} {WHERE.get(device, device)}, ConViT's time over DeiT's: {', '.join(spans)}"] * bool(over)
     return lines
+
+
+def _span(ratios: list[float]) -> str:
+    return f"{min(ratios):.2f} to {max(ratios):.2f}"

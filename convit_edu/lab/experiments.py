@@ -5,7 +5,7 @@ arms use the same ones. `convit-edu list` shows all.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from statistics import mean
 
@@ -23,9 +23,11 @@ STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
 # Chapters 10 and 11. Their arms have searches of their own, with as many rates for each, and this is what won them.
 RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], LEARNING_RATES["ConViT"]
-RECAST_CHOSEN = {"CNN": 4e-3, "ConViT": 4e-3, "CNN, trained on": 8e-3, "recast": 8e-3}
-STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}  # at laptop and, from a search of its own, at long
-STARTS_NOT_RUN = ("structured, mimetic values",)  # a start that laptop, the first regime, has not
+RECAST_GAINS = (0.42, 1.0)  # of `init_gain`: the paper's ratio, and twice and a half of it
+RECAST_CHOSEN = {  # what goes on from the trained CNN has no start of its own
+    "CNN": (2e-3, 1.0), "ConViT": (4e-3, 0.42), "CNN, trained on": (4e-3, None), "recast": (4e-3, None),
+}  # fmt: skip
+STARTS_CHOSEN = {"mimetic": 4e-3, "structured": 1e-3}
 RECAST_STRENGTH = 8.0
 RECAST_GATES = (0.73, 0.95, 1.0)  # where the gates of a recast network start; at 1 they stay
 
@@ -137,7 +139,6 @@ class Grid:
         label: dict,
         arm: str = "ConViT",
         fraction: float = 1.0,
-        long: bool = False,
         freeze: str = "",
         recipe: dict | None = None,
         lr: float | None = None,
@@ -150,12 +151,12 @@ class Grid:
     ) -> Cell:
         """A cell. `freeze` is "gate" (at 1/2, not trained) or "attention" (all of it, position only)."""
         scale = self.scale
-        steps = steps or (scale.long_steps if long else scale.steps)
+        steps = steps or scale.steps
         full_recipe = dict(steps=steps, batch_size=scale.batch_size, warmup_steps=steps // 10, evaluations=evaluations)
         full_recipe |= scale.recipe | {"lr": lr or self.settings.rate(arm)} | (recipe or {})
         model = self.cnn() if arm == "CNN" else self.transformer(arm, **changes)
-        # Non-locality, gates, masks and the shortcut, where the paper looks inside: all images, long training.
-        probe = arm != "CNN" and fraction == 1.0 and steps >= scale.long_steps and not held_out
+        # Non-locality, gates, masks and the shortcut, where the paper looks inside: all images, all steps.
+        probe = arm != "CNN" and fraction == 1.0 and steps >= scale.steps and not held_out
         return Cell(label, RunConfig(
             data=scale.data, fraction=fraction, held_out=held_out, network="CNN" if arm == "CNN" else "ConViT",
             model=model, freeze=freeze, recipe=Recipe(**full_recipe), probe=probe, save=save,
@@ -203,8 +204,8 @@ class Grid:
         ]
 
     def pair(self) -> list[Cell]:
-        """ConViT and DeiT on all images, trained long: what the experiments that look inside share."""
-        return [self.cell({"arm": arm}, arm, long=True) for arm in ("ConViT", "DeiT")]
+        """ConViT and DeiT on all images: what the experiments that look inside share."""
+        return [self.cell({"arm": arm}, arm) for arm in ("ConViT", "DeiT")]
 
     def dynamics(self) -> list[Cell]:
         """Fig 5, 6, 12 to 14: non-locality by layer and head, gates and accuracy over training."""
@@ -236,15 +237,14 @@ class Grid:
         }  # fmt: skip
         small, full = self.scale.ablation_fractions
         return [
-            self.cell({"row": row, "fraction": fraction}, fraction=fraction, evaluations=evaluations, **what)
-            for fraction, evaluations, rows in ((small, self.scale.small_evaluations, table | more), (full, 8, table))
+            self.cell({"row": row, "fraction": fraction}, fraction=fraction, **what)
+            for fraction, rows in ((small, table | more), (full, table))
             for row, what in rows.items()
         ]
 
     def locality_grid(self) -> list[Cell]:
         """Fig 8: locality strength by number of GPSA layers, all models reading the mean of their tokens."""
-        fraction = self.scale.grid_fraction
-        shared = dict(fraction=fraction, evaluations=self.scale.small_evaluations, pool="mean")
+        shared = dict(fraction=self.scale.grid_fraction, pool="mean")
         return [self.cell({"strength": None, "layers": 0}, **shared, local_up_to_layer=0)] + [
             self.cell(
                 {"strength": strength, "layers": layers}, **shared, local_up_to_layer=layers, locality_strength=strength
@@ -255,25 +255,23 @@ class Grid:
 
     def psa(self) -> list[Cell]:
         """Fig 9: one softmax over both scores (Eq 4) against the gated sum of two (Eq 7)."""
-        return [*self.pair(), self.cell({"arm": "PSA"}, long=True, mixing="single_softmax")]
+        return [*self.pair(), self.cell({"arm": "PSA"}, mixing="single_softmax")]
 
     def checkpoints(self) -> list[Cell]:
         """A trained ConViT and its DeiT partner, for the chapters that look inside: seed 0 of `dynamics`."""
-        return [
-            self.cell({"arm": arm}, arm, long=True, save=arm.lower(), seeds=(0,)) for arm in ("ConViT", "DeiT")
-        ]
+        return [self.cell({"arm": arm}, arm, save=arm.lower(), seeds=(0,)) for arm in ("ConViT", "DeiT")]
 
     def gates(self) -> list[Cell]:
         """Fig 6: what gates do with 20 times the learning rate of the rest, and in a training ten times as long."""
         return [
-            self.cell({"gates": "as the rest"}, long=True),
-            self.cell({"gates": "20 times the rate"}, long=True, recipe=dict(gate_speed=20.0)),
+            self.cell({"gates": "as the rest"}),
+            self.cell({"gates": "20 times the rate"}, recipe=dict(gate_speed=20.0)),
             self.cell({"gates": "ten times the steps"}, steps=self.scale.pilot_steps, evaluations=20, seeds=(0,)),
         ]
 
     def distillation(self) -> list[Cell]:
         """Table 4, Fig 10: DeiT and ConViT with and without a CNN as their teacher; without: the runs of `dynamics`."""
-        teacher = self.cell({}, "CNN", long=True).config  # the same run as in `sample_efficiency`
+        teacher = self.cell({}, "CNN").config  # the same run as in `sample_efficiency`
         return [
             replace(cell, label=cell.label | {"teacher": name}, config=replace(cell.config, teacher=before))
             for name, before in (("none", None), ("CNN", teacher))
@@ -281,20 +279,26 @@ class Grid:
         ]
 
     def search_recast(self) -> list[Cell]:
-        """Learning rates for the arms of `recast`: four for each and one seed, on the held-out images of `search`."""
-        return self._searched(self.recast_cell, RECAST_CHOSEN, RECAST_RATES, seeds=1)
+        """Learning rates for the arms of `recast`, and how large the matrices of the first two start; one seed."""
+        return [
+            self.recast_cell(
+                {"arm": arm, "lr": lr} | ({"gain": gain} if gain else {}), arm, lr, gain, **self._searched(seeds=1)
+            )
+            for arm, (_, chosen) in RECAST_CHOSEN.items()
+            for gain in (RECAST_GAINS if chosen else (None,)) for lr in RECAST_RATES
+        ]  # fmt: skip
 
     def search_starts(self) -> list[Cell]:
-        """Learning rates for the starts of `starts`: four for each, on the held-out images of `search`."""
-        return self._searched(self.start_cell, STARTS_CHOSEN, STARTS_RATES, SEARCH_SEEDS)
+        """Learning rates for the starts of `starts`: four for each."""
+        shared = self._searched(SEARCH_SEEDS) | {"steps": self.scale.search_steps}
+        return [
+            self.start_cell({"arm": name, "lr": lr}, name, lr, **shared)
+            for name in STARTS_CHOSEN for lr in STARTS_RATES
+        ]  # fmt: skip
 
-    def _searched(
-        self, cell: Callable[..., Cell], arms: Iterable[str], rates: Iterable[float], seeds: int
-    ) -> list[Cell]:
-        scale = self.scale
-        shared = dict(fraction=scale.search_fraction, held_out=True, evaluations=1, steps=scale.search_steps)
-        cells = [cell({"arm": arm, "lr": lr}, arm, lr, **shared) for arm in arms for lr in rates]
-        return [replace(each, seeds=tuple(range(seeds))) for each in cells]
+    def _searched(self, seeds: int) -> dict:
+        """What the searches share: they look at the held-out images of `search`."""
+        return dict(fraction=self.scale.search_fraction, held_out=True, evaluations=1, seeds=tuple(range(seeds)))
 
     def recast(self) -> list[Cell]:
         """A trained CNN recast as GPSA and set free, against the CNN trained on and a ConViT from scratch."""
@@ -303,16 +307,18 @@ class Grid:
         ]
 
     def recast_cell(
-        self, label: dict, arm: str, lr: float | None = None, gate: float = RECAST_GATES[0], **given
-    ) -> Cell:
+        self, label: dict, arm: str, lr: float | None = None, gain: float | None = None,
+        gate: float = RECAST_GATES[0], **given,
+    ) -> Cell:  # fmt: skip
         """A cell of `recast`: arms "CNN" (what the others start from), "CNN, trained on", "recast", "ConViT"."""
         base = CONFIGS[self.scale.model] | self.scale.changes
         images = {name: base.get(name, default) for name, default in
                   (("img_size", 224), ("patch_size", 16), ("in_chans", 3), ("num_classes", 1000))}  # fmt: skip
-        shape = images | self.scale.recast
+        begun = gain or RECAST_CHOSEN["ConViT" if arm == "ConViT" else "CNN"][1]
+        shape = images | self.scale.recast | {"init_gain": begun}
         first, then = self.scale.recast_steps
         steps = {"CNN": first, "ConViT": first + then}.get(arm, then)
-        cell = self.cell(label, "CNN", lr=lr or RECAST_CHOSEN[arm], **given)
+        cell = self.cell(label, "CNN", lr=lr or RECAST_CHOSEN[arm][0], **given)
         config = replace(
             cell.config, recipe=replace(cell.config.recipe, steps=steps, warmup_steps=steps // 10),
             network="PatchCNN", model=whole(PatchCNN, shape),
@@ -331,10 +337,9 @@ class Grid:
 
     def starts(self) -> list[Cell]:
         """Locality by initial weights alone: DeiT with other starts, against ConViT and DeiT (rows a and e)."""
-        shared = dict(fraction=self.scale.ablation_fractions[0], evaluations=self.scale.small_evaluations)
-        names = [name for name in STARTS if name not in STARTS_NOT_RUN or not self.scale.name.startswith("laptop")]
-        return [self.cell({"start": arm}, arm, **shared) for arm in ("ConViT", "DeiT")] + [
-            self.start_cell({"start": name}, name, **shared) for name in names
+        fraction = self.scale.ablation_fractions[0]
+        return [self.cell({"start": arm}, arm, fraction=fraction) for arm in ("ConViT", "DeiT")] + [
+            self.start_cell({"start": name}, name, fraction=fraction) for name in STARTS
         ]
 
     def start_cell(self, label: dict, name: str, lr: float | None = None, **given) -> Cell:

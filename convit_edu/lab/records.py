@@ -168,7 +168,7 @@ def try_to_write(folder: str | Path) -> None:
     probe.unlink()
 
 
-AGAIN = "convit-edu run checkpoints --scale long"  # makes the shipped checkpoints
+AGAIN = "convit-edu run checkpoints"  # makes the shipped checkpoints
 
 
 def half(model: ConViT) -> dict[str, Tensor]:
@@ -195,12 +195,12 @@ def _weights_bytes(weights: dict[str, Tensor], model: ConViT, run_id: str) -> by
 
 
 def checkpoint(
-    name: str, scale: str = "long", folder: str | Path | None = None, step: int | None = None
+    name: str, scale: str = "laptop", folder: str | Path | None = None, step: int | None = None
 ) -> ConViT:
     """A small trained model by its name ("convit" or "deit"), in float32 and ready to look inside.
 
     With `step`, one of `moments(name)`, as it was after so many steps of its training. The shipped ones are made
-    again by `convit-edu run checkpoints --scale long`. RecordError if there is none.
+    again by `convit-edu run checkpoints`. RecordError if there is none.
     """
     start = "" if step is None else f"{step}."
 
@@ -217,15 +217,15 @@ def checkpoint(
     return _opened(name, scale, folder, step is not None, read_model)
 
 
-def moments(name: str, scale: str = "long", folder: str | Path | None = None) -> list[int]:
+def moments(name: str, scale: str = "laptop", folder: str | Path | None = None) -> list[int]:
     """The numbers of training steps, before the last, after which the weights of a checkpoint were kept.
 
-    RecordError if there is no such file: `convit-edu run checkpoints --scale long` writes it beside the checkpoint.
+    RecordError if there is no such file: `convit-edu run checkpoints` writes it beside the checkpoint.
     """
     return _opened(name, scale, folder, True, lambda file: sorted({int(key.partition(".")[0]) for key in file.keys()}))
 
 
-def steps(name: str, scale: str = "long", folder: str | Path | None = None) -> int:
+def steps(name: str, scale: str = "laptop", folder: str | Path | None = None) -> int:
     """The number of training steps that a checkpoint has behind it. RecordError without a checkpoint or its record."""
     run_id = _opened(name, scale, folder, False, lambda file: json.loads(file.metadata()["convit_edu"])["run"])
     path = path_of(shipped() if folder is None else folder, run_id)

@@ -116,6 +116,11 @@ const boards = [...root.querySelectorAll("[data-board]")].map((table) => {
     view.update();
   })];
 });
+// Colours by share of the largest value, as a picture of four bytes a pixel holds them.
+const inks = Uint32Array.from({ length: 1025 }, (_, k) => {
+  const [red, green, blue] = rgb(k / 1024);
+  return (255 << 24 | blue << 16 | green << 8 | red) >>> 0;
+});
 function drawBoard(draw, n) {
   const whole = data.form === "whole", kinds = ["position", "content", "mixed"], which = kinds[number("which", 2)];
   const lines = whole ? runs[n].layers.map((_, l) => [l, which]) : kinds.map((kind) => [layer(), kind]);
@@ -125,8 +130,8 @@ function drawBoard(draw, n) {
     canvas.hidden = !map;
     const top = map && Math.max(...map);
     if (map) {
-      const image = new ImageData(columns, rows);
-      map.forEach((share, at) => image.data.set([...rgb(share / top), 255], 4 * at));
+      const image = new ImageData(columns, rows), pixels = new Uint32Array(image.data.buffer);
+      map.forEach((share, at) => (pixels[at] = inks[Math.round(1024 * share / top)]));
       canvas.getContext("2d").putImageData(image, 0, 0);
     }
     const most = map && `most at ${place(map.indexOf(top), columns)}`;
@@ -139,8 +144,9 @@ function row(n, l, h, kind) {
   const { [kind]: map, tokens } = runs[n].layers[l], extra = tokens - N, token = number("asks") === 1;
   if (!map) return undefined;
   const query = token && extra ? 0 : extra + view.query, at = (h * tokens + query) * tokens;
-  return Array.from(map.subarray(at + extra, at + tokens));
+  return map.subarray(at + extra, at + tokens);
 }
+const listed = (map) => map && Array.from(map);
 
 // --- answers
 
@@ -242,8 +248,8 @@ return (changed) => {
   const hasToken = runs[0].layers[layer()].tokens > N || (data.form === "whole" && runs[1]?.layers[layer()].tokens > N);
   if (form.asks) allow(form.asks, (which) => which === 0 || hasToken);
   const token = number("asks") === 1, query = token ? -1 : view.query, { cursor } = view;
-  const found = Object.fromEntries(["position", "content", "mixed"].map((kind) => [kind, row(0, layer(), head(), kind)]));
-  const other = runs[1] && row(1, layer(), head(), "mixed");
+  const found = Object.fromEntries(["position", "content", "mixed"].map((kind) => [kind, listed(row(0, layer(), head(), kind))]));
+  const other = runs[1] && listed(row(1, layer(), head(), "mixed"));
   const maps = data.maps.map((kind) => kind === "other" ? other : found[kind]);
   const common = Math.max(...maps.filter(Boolean).flat());
   view.grids[0]([rows, columns], view.query, query);
