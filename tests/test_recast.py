@@ -389,9 +389,8 @@ def test_the_starts_differ_in_the_initial_weights_and_the_searched_rate():
     found = {label["start"]: config for label, config in configs("starts")}
     rows = {label["row"]: config for label, config in configs("ablation") if label["fraction"] == 0.05}
     assert (found["ConViT"], found["DeiT"]) == (rows["a"], rows["e"])
-    halves = [name for name in starts.STARTS if name.startswith("mimetic, ")]
     rates = {"sinusoidal": SETTINGS.rate("DeiT")} | experiments.STARTS_CHOSEN
-    rates |= dict.fromkeys(halves, experiments.STARTS_CHOSEN["mimetic"])
+    rates |= {name: experiments.STARTS_CHOSEN[name.partition(",")[0]] for name in starts.STARTS if "," in name}
     assert set(rates) == set(starts.STARTS)
     assert set(found) == set(rates) | {"ConViT", "DeiT"}
     for name, rate in rates.items():
