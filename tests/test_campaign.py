@@ -4,6 +4,7 @@ Runs are of the scale laptop-rehearsal, of four steps or fewer; every pool of pr
 """
 
 import errno
+import gc
 import os
 import re
 import shutil
@@ -304,6 +305,20 @@ def test_killed_and_interrupted_it_keeps_what_was_recorded_and_goes_on(tmp_path,
     assert (have, len(tasks)) == (len(more), 72 - len(more))  # the same command goes on from there
     assert all("result" in run for run in records.read_all(tmp_path).values())
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_an_interrupt_between_two_runs_leaves_no_warning_behind(tmp_path, monkeypatch, recwarn):
+    class Bar:
+        def update(self, done):
+            raise KeyboardInterrupt  # Ctrl-C while a run is counted, and others are on their way
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(campaign, "progress", lambda **given: Bar())
+    assert main(command(["search"], tmp_path, "--jobs", "2")) == 130
+    gc.collect()
+    assert not recwarn.list and files(tmp_path)
 
 
 def test_a_worker_that_is_killed_is_explained(out, monkeypatch, capsys):

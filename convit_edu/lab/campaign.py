@@ -12,6 +12,7 @@ import statistics
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def _run_all(
                    bar_format="{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left{postfix}")  # fmt: skip
     pool = Parallel(jobs, return_as="generator_unordered", pre_dispatch=jobs, batch_size=1, max_nbytes=None)
     calls = (delayed(do)(task, scale, out, str(device), root, threads, os.getpid()) for task in queue)
-    done = 0
+    done, answers = 0, None
     try:
         with interrupts_held():
             answers = pool(calls)
@@ -222,6 +223,10 @@ def _run_all(
         ) from error
     finally:
         bar.close()
+        if answers is not None:
+            with warnings.catch_warnings():  # joblib's, of runs that an interrupt stops: they keep their checkpoints
+                warnings.simplefilter("ignore", UserWarning)
+                answers.close()
     if elsewhere:
         print(f"{name}: {elsewhere} run(s) were left to another process that is doing them in {out}.")
     return failed
