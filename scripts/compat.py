@@ -6,7 +6,8 @@
 
 There is a row for every Python from 3.11 that is found (on the PATH, pyenv's, the system's), with the versions that
 constraints.txt pins and with the newest that pip finds, and one for the lowest versions that pyproject.toml allows.
-A row installs a clone of HEAD, runs the unit tests, and compares five chapters with their stored outputs. What a row
+A row installs a clone of HEAD, runs the unit tests, and compares five chapters with their stored outputs (with the
+lowest versions, which draw other random weights, it runs them and their assertions alone). What a row
 found is kept in --out and not repeated until HEAD is another commit (--again repeats it); an environment that was
 installed is used again while the versions asked for are the same. With CUDA it takes 6 GB, and is removed when its
 row has passed. --uv installs with uv, which unpacks each package once for all rows.
@@ -152,7 +153,8 @@ def run(name: str, python: str, out: Path, commit: str, uv: bool, keep: bool) ->
         found["versions"] = install(folder, python, name.rpartition("-")[2], uv)
         pytest = [inside(venv), "-m", "pytest", "-q", "--maxfail=20"]
         chapters = [path for number in CHAPTERS for path in sorted(clone.glob(f"book/{number}-*.ipynb"))]
-        found["chapters"] = tested(folder / "chapters.log", *pytest, "--nbval", *chapters, cwd=clone)
+        notebooks = "--nbval-lax" if name.endswith("lowest") else "--nbval"  # weights are drawn anew from torch 2.13
+        found["chapters"] = tested(folder / "chapters.log", *pytest, notebooks, *chapters, cwd=clone)
         ignored = ["--ignore=tests/browser", "--ignore=tests/test_site.py"]  # they need a built book
         found["tests"] = tested(folder / "tests.log", *pytest, *ignored, "tests", cwd=clone)
     except Stopped as stopped:

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import runpy
 import shutil
 import signal
 import socket
@@ -119,6 +120,18 @@ def two_processes(*program):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CONVIT_EDU_PROGRESS": "0"}
     return subprocess.run([*launcher, *map(str, program)], capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_one_of_several_processes_leaves_without_taking_gloo_down(tmp_path, monkeypatch, capsys):
+    """Seen with PyTorch 2.5: the group's teardown and a thread of gloo's wait for each other, for ever."""
+    ended = []
+    monkeypatch.setattr(sys, "argv", ["imagenet", "--data", str(tmp_path / "nothing"), "--device", "cpu"])
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", lambda: ended.append("taken down"))
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with pytest.warns(RuntimeWarning, match="sys.modules"), pytest.raises(SystemExit):  # `_exit` came back
+        runpy.run_module("convit_edu.imagenet", run_name="__main__", alter_sys=False)
+    assert ended == [2] and "nothing" in capsys.readouterr().err
 
 
 def test_a_rank_is_killed_and_two_processes_or_one_go_on_as_if_nothing_had_been(pictures, whole, tmp_path):

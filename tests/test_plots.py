@@ -31,6 +31,12 @@ def test_differences_without_an_interval_are_drawn_too():
 # --- how a notebook stores them
 
 
+def test_a_table_of_colours_has_a_bar_only_with_a_label():
+    drawn = [plots.numbers([[1, 2]], ["r"], ["a", "b"], [["1", "2"]], "", "", label) for label in ("", "accuracy (%)")]
+    assert [len(figure.axes) for figure in drawn] == [1, 2]
+    plots.plt.close("all")
+
+
 def line(size=(5, 3)):
     return plots.curves({"ConViT": (range(5), [0.1, 0.0002, 3, 4, 5])}, "optimiser steps", "accuracy", size=size)
 

@@ -247,7 +247,10 @@ def forest(rows: Mapping[str, Mapping], xlabel: str, marks: Mapping[str, Mapping
 
 
 def numbers(values, rows: Sequence[str], columns: Sequence[str], words, xlabel: str, ylabel: str, label: str) -> Figure:
-    """A table as a heat map: `values` (rows, columns) as colours, `words` of the same shape written into the cells."""
+    """A table as a heat map: `values` (rows, columns) as colours, `words` of the same shape written into the cells.
+
+    `label` is that of the colour bar; without one there is no bar.
+    """
     values = array(values)
     figure, ((axis,),) = _axes((2 + 1.2 * len(columns), 1.2 + 0.5 * len(rows)))
     image = axis.imshow(values, cmap=HEAT, aspect="auto")
@@ -259,7 +262,8 @@ def numbers(values, rows: Sequence[str], columns: Sequence[str], words, xlabel: 
     axis.set_yticks(range(len(rows)), rows)
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
-    figure.colorbar(image, ax=axis, label=label)
+    if label:
+        figure.colorbar(image, ax=axis, label=label)
     return figure
 
 

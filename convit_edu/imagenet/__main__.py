@@ -42,8 +42,6 @@ def main(arguments: list[str] | None = None) -> int:
         code = 128 + stopped.args[0]
         if is_first():
             print(f"Stopped; the same command goes on from {options.out}.", file=sys.stderr, flush=True)
-    if dist.is_initialized():
-        dist.destroy_process_group()
     return code
 
 
@@ -194,4 +192,11 @@ def _whole(least: int):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if dist.is_initialized():
+        # Taken down in an interpreter that still runs, gloo may wait for ever: it holds Python's lock and waits for a
+        # thread of its own, which waits for that lock to give back a tensor.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

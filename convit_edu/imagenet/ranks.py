@@ -35,7 +35,7 @@ class Ranks:
     """This process among the `world` processes of a run: its number `rank` and its `device`.
 
     Under torchrun it joins the others, by nccl on CUDA and by gloo on the CPU; started plainly it is alone.
-    Raises Refusal for a device that is not there. Whoever leaves calls torch.distributed.destroy_process_group.
+    Raises Refusal for a device that is not there.
     """
 
     def __init__(self, device: str = "auto"):
