@@ -24,6 +24,8 @@ COMPILER = pytest.mark.skipif(
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=COMPILER)])
 @pytest.mark.parametrize("layer_type", [GPSA, SelfAttention])
 def test_one_compiled_layer_serves_three_grids(backend, layer_type):
+    if backend == "inductor" and torch.__version__ < "2.6":
+        pytest.skip("this PyTorch's inductor takes plain attention in float32 alone")
     torch._dynamo.reset()
     layer = layer_type(36, 9).double()
     compiled = torch.compile(layer, backend=backend, fullgraph=True)
