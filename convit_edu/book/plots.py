@@ -70,8 +70,17 @@ def store_figures() -> None:
         return
     plt.switch_backend(matplotlib.get_backend())  # which sets formats of its own, once
     formats = shell.display_formatter.formatters
-    formats["image/svg+xml"].for_type(Figure, as_svg)
-    formats["image/png"].for_type(Figure, as_png)
+
+    def ours(*_) -> None:
+        formats["image/svg+xml"].for_type(Figure, as_svg)
+        formats["image/png"].for_type(Figure, as_png)
+
+    def after_the_first_cell(*_) -> None:  # when ipykernel 6 sets its own once more
+        ours()
+        shell.events.unregister("post_run_cell", after_the_first_cell)
+
+    ours()
+    shell.events.register("post_run_cell", after_the_first_cell)
 
 
 store_figures()
