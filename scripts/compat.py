@@ -153,7 +153,7 @@ def run(name: str, python: str, out: Path, commit: str, uv: bool, keep: bool) ->
         found["versions"] = install(folder, python, name.rpartition("-")[2], uv)
         pytest = [inside(venv), "-m", "pytest", "-q", "--maxfail=20"]
         chapters = [path for number in CHAPTERS for path in sorted(clone.glob(f"book/{number}-*.ipynb"))]
-        notebooks = "--nbval-lax" if name.endswith("lowest") else "--nbval"  # weights are drawn anew from torch 2.13
+        notebooks = "--nbval-lax" if name.endswith("lowest") else "--nbval"  # before torch 2.13 weights are others
         found["chapters"] = tested(folder / "chapters.log", *pytest, notebooks, *chapters, cwd=clone)
         ignored = ["--ignore=tests/browser", "--ignore=tests/test_site.py"]  # they need a built book
         found["tests"] = tested(folder / "tests.log", *pytest, *ignored, "tests", cwd=clone)
