@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--scale", default="laptop", help="laptop, colour, gpu, or NAME-rehearsal, to try one")
     command.add_argument("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
     command.add_argument("--jobs", type=positive, help="runs side by side (a CPU: one a core; a GPU: four)")
-    command.add_argument("--seeds", type=positive, help="seeds of each run (5; gpu: 3)")
+    command.add_argument("--seeds", type=positive, help="seeds of each run (5, of some 10; gpu: 3)")
     command.add_argument("--data", type=folder, metavar="ROOT", help="the folder with CIFAR-100 or Imagenette")
     command.add_argument("--out", type=folder, default=OUT, help=f"the folder to record into ({OUT})")
     command.set_defaults(function=_run)

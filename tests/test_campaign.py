@@ -53,7 +53,7 @@ def answer_of(config):
 
 
 def searched(out):
-    for cell in cells_of("search", REHEARSAL, out):
+    for cell in cells_of("search", REHEARSAL, records.read_all(out)):
         for seed in cell.seeds:
             records.write(out, cell.config, seed, answer_of(cell.config))
 
@@ -140,7 +140,7 @@ def test_the_same_run_twice_is_the_same_to_the_bit_and_a_failed_run_stops_no_oth
 
 
 def left(name, out, seeds):
-    return campaign.tasks_of(cells_of(name, REHEARSAL, out), REHEARSAL, out, seeds)
+    return campaign.tasks_of(cells_of(name, REHEARSAL, records.read_all(out)), REHEARSAL, out, seeds)
 
 
 def test_a_changed_configuration_is_run_again_and_the_stale_run_is_kept_and_counted(out, monkeypatch, capsys):
@@ -159,14 +159,14 @@ def test_a_changed_configuration_is_run_again_and_the_stale_run_is_kept_and_coun
 
 def test_a_search_that_is_repeated_deletes_nothing(out, monkeypatch):
     """Other rates win: the runs at the old rates are asked for no more, and stay."""
-    before, cells = files(out), cells_of("search", REHEARSAL, out)
+    before, cells = files(out), cells_of("search", REHEARSAL, records.read_all(out))
     best = next(cell for cell in cells if cell.label == {"arm": "ConViT", "lr": LEARNING_RATES["ConViT"][-1]})
-    chosen = settings(REHEARSAL, out).rates["ConViT"]
+    chosen = settings(REHEARSAL, records.read_all(out)).rates["ConViT"]
     for seed in best.seeds:
         records.path_of(out, best.config.identity(seed)).unlink()
         history = {"loss": [2.0], "accuracy": {best.config.recipe.steps: 99.0}}
         records.write(out, best.config, seed, ANSWER | {"result": {"accuracy": 99.0}, "history": history})
-    assert settings(REHEARSAL, out).rates["ConViT"] == LEARNING_RATES["ConViT"][-1] != chosen
+    assert settings(REHEARSAL, records.read_all(out)).rates["ConViT"] == LEARNING_RATES["ConViT"][-1] != chosen
     monkeypatch.setattr(campaign, "perform", lambda config, *more: answer_of(config))
     assert main(command(["search", "psa"], out, "--jobs", "1", "--seeds", "1")) == 0
     assert before.keys() < files(out).keys() and len(read(out, "psa")) == 3
@@ -196,7 +196,7 @@ def test_the_time_that_is_left_counts_shared_runs_once(tmp_path):
 
 
 def test_an_estimate_is_the_time_that_the_same_run_took():
-    cell = cells_of("psa", SCALES["laptop"], records.shipped())[0]
+    cell = cells_of("psa", SCALES["laptop"], records.read_all(records.shipped()))[0]
     took = [run["meta"]["seconds"] for run in Results("psa").select(**cell.label).values()]
     assert min(took) <= campaign.Task(cell.config, 7, cell.label).estimate <= max(took)
     longer = replace(cell.config, recipe=replace(cell.config.recipe, steps=12_000))

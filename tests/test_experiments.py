@@ -25,6 +25,7 @@ from convit_edu.train import Recipe, train
 RATES = {"ConViT": 1e-3, "DeiT, equal heads": 2e-3, "DeiT, few heads": 4e-3, "CNN": 8e-3}
 SETTINGS = Settings(RATES, "DeiT, few heads")
 EQUAL = Settings(RATES, "DeiT, equal heads")
+ONE_START = replace(GPU, gains=(None,))  # its search tries learning rates alone
 
 
 def labelled(name, scale=LAPTOP, settings=SETTINGS, **label):
@@ -165,7 +166,7 @@ def test_arms_differ_in_their_learning_rate_and_nothing_else_of_the_recipe():
 
 
 def test_the_search_gives_every_arm_as_many_trials_on_images_held_out():
-    cells = grid("search", GPU, None)
+    cells = grid("search", ONE_START, None)
     assert {arm: sum(cell.label["arm"] == arm for cell in cells) for arm in LEARNING_RATES} == dict.fromkeys(RATES, 4)
     assert all(cell.config.held_out and cell.seeds == tuple(range(SEARCH_SEEDS)) for cell in cells)
     assert all(cell.config.recipe.lr == cell.label["lr"] for cell in cells)
@@ -229,7 +230,7 @@ def test_only_long_runs_on_a_gpu_are_compiled():
 def searched(best, leave_out=()):
     """Runs of a search in which these rates win, each with its score."""
     runs = []
-    for cell in grid("search", GPU, None):
+    for cell in grid("search", ONE_START, None):
         arm, rate = cell.label["arm"], cell.label["lr"]
         for seed in cell.seeds:
             if (arm, rate, seed) not in leave_out:
@@ -244,12 +245,12 @@ BEST = {"ConViT": (4e-3, 70), "DeiT, equal heads": (1e-3, 66), "DeiT, few heads"
 
 def test_the_search_chooses_the_best_mean_and_the_better_deit():
     assert experiments.scores(searched(BEST))["ConViT"] == {5e-4: 60, 1e-3: 50, 2e-3: 50, 4e-3: 70}
-    settings = experiments.choose(searched(BEST), GPU)
+    settings = experiments.choose(searched(BEST), ONE_START)
     assert settings == Settings({arm: rate for arm, (rate, _) in BEST.items()}, "DeiT, equal heads")
-    settings = experiments.choose(searched(BEST | {"DeiT, few heads": (2e-3, 67)}), GPU)
+    settings = experiments.choose(searched(BEST | {"DeiT, few heads": (2e-3, 67)}), ONE_START)
     assert settings.best_deit == "DeiT, few heads" and settings.rate("DeiT") == 2e-3
     old = {"label": {"arm": "ConViT", "lr": 0.5}, "seed": 0, "result": {"accuracy": 99.0}}  # no longer tried
-    assert experiments.choose([*searched(BEST), old], GPU).rates["ConViT"] == 4e-3
+    assert experiments.choose([*searched(BEST), old], ONE_START).rates["ConViT"] == 4e-3
 
 
 def test_an_incomplete_search_chooses_nothing():
@@ -260,12 +261,12 @@ def test_an_incomplete_search_chooses_nothing():
     failed = {"label": {"arm": "CNN", "lr": 2e-3}, "seed": 1, "error": "OSError: no"}
     for runs in ([], searched(BEST)[:20], one_seed, a_rate_replaced, [*one_seed, failed]):
         with pytest.raises(ValueError, match=incomplete):
-            experiments.choose(runs, GPU)
+            experiments.choose(runs, ONE_START)
     for name in NAMES[1:]:
         with pytest.raises(ValueError, match=f"{name} needs the learning rates .*run search first"):
             grid(name, LAPTOP, None)
     diverged = failed | {"error": "FloatingPointError: The loss became nan at step 7"}  # tried, and no good
-    assert experiments.choose([*one_seed, diverged], GPU).rates["CNN"] == 16e-3
+    assert experiments.choose([*one_seed, diverged], ONE_START).rates["CNN"] == 16e-3
 
 
 def test_an_unknown_experiment_is_named():
@@ -309,6 +310,16 @@ def test_experiments_that_look_inside_share_their_runs():
     assert both == ["cifar100"] * 2 + ["imagenette"] * 2
 
 
+def test_seeds_are_those_asked_for_or_those_of_the_scale_and_more_where_five_are_too_few():
+    cells = {name: grid(name, LAPTOP, SETTINGS) for name in ("size", "ablation", "checkpoints")}
+    more = [cell.label for name in cells for cell in cells[name] if len(cell.seeds_at(LAPTOP)) == 10]
+    assert more == [{"size": "small", "arm": "ConViT"}, {"size": "small", "arm": "DeiT"},
+                    {"row": "b", "fraction": 0.05}, {"row": "d", "fraction": 0.05}]  # fmt: skip
+    assert {cell.seeds_at(LAPTOP, asked=3) for cell in cells["size"] + cells["ablation"]} == {(0, 1, 2)}
+    assert {cell.seeds_at(LAPTOP, asked=3) for cell in cells["checkpoints"]} == {(0,)}
+    assert {len(cell.seeds_at(COLOUR)) for cell in grid("size", COLOUR, SETTINGS)} == {5}
+
+
 def test_the_locality_grid_changes_strength_and_layers_alone():
     configs = {(c.label["strength"], c.label["layers"]): c.config for c in grid("locality_grid", LAPTOP, SETTINGS)}
     assert set(configs) == {(None, 0), *((s, n) for s in (0.25, 1.0, 4.0) for n in (1, 4))}
@@ -336,7 +347,7 @@ def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(s
         recipe = config.recipe
         first, then = scale.recast_steps
         known = {*scale.budgets, scale.steps, scale.pilot_steps, scale.search_steps, first, then, first + then}
-        assert recipe.steps in known and recipe.drop_path is None
+        assert recipe.steps in known
         assert 0 < campaign.arithmetic(config) < 1e18
         assert RunConfig.from_json(json.loads(json.dumps(config.as_json()))) == config
     for config, model in built(configs):
@@ -391,7 +402,7 @@ def test_what_is_on_by_default_stands_in_the_configuration_also_when_off():
     assert only("dynamics", arm="DeiT").model["local_up_to_layer"] == 0
     off = experiments.Grid(LAPTOP, SETTINGS).cell({}, recipe={"flip": False}).config.as_json()
     assert off["recipe"]["flip"] is False
-    assert not {"mixup", "cutmix", "erasing", "drop_path", "seed"} & set(off["recipe"])
+    assert not {"gate_speed", "seed"} & set(off["recipe"])
     assert not {"held_out", "save", "network", "teacher"} & set(off)
     for name in NAMES:
         for config in labelled(name):

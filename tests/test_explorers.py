@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import json
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from PIL import Image
 from convit_edu import GPSA, data, locality
 from convit_edu.book import explorers as module
 from convit_edu.book import networks, stills
-from convit_edu.lab import experiments, records, report
+from convit_edu.lab import experiments, records
 from convit_edu.lab import run as worker
 from convit_edu.lab.results import settings
 from convit_edu.lab.scales import SCALES
@@ -35,21 +34,6 @@ def softmax(scores):
     return powers / powers.sum(-1, keepdims=True)
 
 
-def cells():
-    """The recorded learning curves of both arms with their gap."""
-    results, found = report.Results("sample_efficiency"), {}
-
-    def spread(rows):
-        return [(e.mean, e.half) for e in map(report.estimate, zip(*rows))]
-
-    for label in results.labels:
-        if label["arm"] == "ConViT":
-            (x, ours), (_, theirs) = results.curve(**label), results.curve(**label | {"arm": "DeiT"})
-            lines = {"ConViT": ours, "DeiT": theirs, "gap": np.subtract(ours, theirs)}
-            found[label["steps"], label["fraction"]] = x, {name: spread(rows) for name, rows in lines.items()}
-    return found
-
-
 @pytest.fixture(scope="module")
 def boot():
     return data.load("fashion_mnist_5k").test_images[0, 0]  # (28, 28)
@@ -62,11 +46,10 @@ def explorers():
         "whole": module.network_explorer("whole", picture=3, layer=2, head=5),
         "layer": module.network_explorer("layer", layer=2, head=5, query=(2, 3)),
         "small": module.network_explorer("small", picture=5, layer=2, head=5, scope=2),
-        "curves": module.curves_explorer(cells()),
     }
 
 
-KINDS = ("positional", "whole", "layer", "small", "curves")
+KINDS = ("positional", "whole", "layer", "small")
 
 
 # --- an output stands alone
@@ -110,7 +93,7 @@ def test_what_it_weighs(explorers):
     assert not re.search("</script|<!--", inside, re.I)  # nothing in a script element ends it
     weights = {kind: len(explorer._repr_html_().encode()) for kind, explorer in explorers.items()}
     assert weights["whole"] <= 600_000 and weights["layer"] <= 400_000 and weights["small"] <= 380_000
-    assert weights["positional"] <= 50_000 and weights["curves"] <= 80_000
+    assert weights["positional"] <= 50_000
     for arm in ("convit", "deit"):
         assert 150_000 < len(explorers["whole"].shared[arm]) <= NETWORK
     assert len(explorers["whole"].shared["pictures"]) <= 100_000
@@ -157,7 +140,7 @@ def test_it_is_described_and_its_controls_have_labels(explorers, kind):
     assert all(named) and len(set(named)) == len(named)
     assert len(set(controls) - {"picture"}) == len([name for name in controls if name != "picture"])
     grids = [attributes["aria-label"] for _, attributes in page.found if attributes.get("role") == "grid"]
-    assert len(set(grids)) == len(grids) == {"positional": 3, "whole": 7, "layer": 5, "small": 2, "curves": 0}[kind]
+    assert len(set(grids)) == len(grids) == {"positional": 3, "whole": 7, "layer": 5, "small": 2}[kind]
 
 
 def test_importing_it_needs_neither_timm_nor_matplotlib():
@@ -280,27 +263,6 @@ def test_the_moments_travel_only_where_somebody_watches(monkeypatch):
     assert "moments" not in module.network_explorer("layer").shared
 
 
-def test_the_curves_are_the_records(explorers):
-    held, results = explorers["curves"].data["cells"], report.Results("sample_efficiency")
-    assert [(cell["steps"], cell["share"]) for cell in held] == [(300, 0), (300, 1), (1200, 0), (1200, 1)]
-    assert len(held) == len(cells())
-    for cell, (steps, fraction) in zip(held, cells()):
-        where = dict(steps=steps, fraction=fraction)
-        arms = [results.accuracy(arm=arm, **where) for arm in ("ConViT", "DeiT")]
-        wanted = [report.estimate(arm.values()) for arm in arms] + [report.compare(*arms)]
-        last = cell["values"][-1]
-        for name, estimate in zip(("ConViT", "DeiT", "gap"), wanted, strict=True):
-            assert last[name] == [pytest.approx(estimate.mean, abs=1e-6), pytest.approx(estimate.half, abs=1e-6)]
-        assert f"gap {wanted[2].signed} points" in cell["words"][-1] and cell["words"][-1] in explorers["curves"].words
-
-
-def test_one_seed_has_no_interval():
-    line = [(50.0, float("nan")), (60.0, float("nan"))]
-    explorer = module.curves_explorer({(10, 1.0): ([5, 10], dict.fromkeys(NAMES, line))})
-    assert "NaN" not in json.dumps(explorer.data) and explorer.data["cells"][0]["values"][1]["gap"] == [60.0, None]
-    assert "±" not in explorer.words
-
-
 # --- moments of training
 
 
@@ -316,7 +278,7 @@ def test_the_shipped_moments_are_of_the_same_networks():
 
 
 def rehearsal():
-    chosen = settings(SCALES["laptop"], records.shipped())
+    chosen = settings(SCALES["laptop"], records.read_all(records.shipped()))
     return experiments.grid("checkpoints", SCALES["laptop-rehearsal"], chosen)
 
 
@@ -373,12 +335,9 @@ def test_a_missing_or_damaged_moment_is_named(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_still_picture_is_drawn(explorers, kind):
     picture = ElementTree.fromstring(still(explorers[kind]))
-    count = {what: len(picture.findall(f".//{{{SVG}}}{what}")) for what in ("image", "polyline", "polygon")}
-    wanted = {"positional": (2, 0, 0), "whole": (5, 0, 0), "curves": (0, 12, 12)}.get(kind, (4, 0, 0))
-    assert tuple(count.values()) == wanted
+    assert len(picture.findall(f".//{{{SVG}}}image")) == {"positional": 2, "whole": 5}.get(kind, 4)
     texts = " ".join(text.text for text in picture.iter(f"{{{SVG}}}text"))
-    says = {"positional": "kernel", "whole": "DeiT", "curves": "1,200 steps, 5 %"}
-    assert says.get(kind, "mixture") in texts and ("of the attention" in texts or kind == "curves")
+    assert {"positional": "kernel", "whole": "DeiT"}.get(kind, "mixture") in texts and "of the attention" in texts
 
 
 def test_pixels_are_written_as_they_are(boot):
@@ -396,13 +355,11 @@ def test_heat_maps_have_the_colours_of_the_figures():
     shares = np.linspace(0, 1, 256)
     wanted = matplotlib.colormaps[plots.HEAT](shares)[:, :3] * 255
     assert np.abs(stills._colours(shares[None])[0] - wanted).max() < 4
-    assert stills.LINES == {name: plots.COLOURS[name] for name in stills.LINES}
 
 
 # --- bad input
 
 
-LINE, NAMES = [[50.0, 1.0]] * 2, ("ConViT", "DeiT", "gap")
 REFUSED = {
     "strength": (lambda: module.positional_explorer(strength=5), "a strength from 0 to 4 .* not with 5"),
     "step": (lambda: module.positional_explorer(centre=(0.3, 0)), r"in halves, .* not with 1.0, \(0.3, 0\)"),
@@ -413,12 +370,8 @@ REFUSED = {
     "layer": (lambda: module.network_explorer("layer", layer=3), "one of 3 layers"),
     "head": (lambda: module.network_explorer(head=9), "9 heads"),
     "query": (lambda: module.network_explorer(query=(7, 0)), r"7 x 7 patches, .*\(7, 0\)"),
-    "nan": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, [[np.nan, 1]] * 2))}), "no number"),
     "grey": (lambda: stills.png(np.zeros((2, 2)) - 1), "values from 0 to 255"),
-    "no cell": (lambda: module.curves_explorer({}), "needs a cell"),
-    "line": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], {"ConViT": LINE, "DeiT": LINE})}), "needs the lines"),
-    "length": (lambda: module.curves_explorer({(2, 1.0): ([1, 2], dict.fromkeys(NAMES, LINE[:1]))}),
-               r"for every evaluation, \(2, 2\)"),
+    "many pixels": (lambda: stills.png(np.zeros((40_000, 1))), "values from 0 to 255"),
 }  # fmt: skip
 
 

@@ -5,13 +5,14 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from convit_edu.__main__ import main
 from convit_edu.lab import claims, records, report
 from convit_edu.lab.claims import BOUND, CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
-from convit_edu.lab.experiments import NAMES, Settings, grid
+from convit_edu.lab.experiments import ARMS, NAMES, Settings, grid
 from convit_edu.lab.intervals import Estimate, Missing, compare, estimate, student_t
 from convit_edu.lab.results import Results, settings, unasked
 from convit_edu.lab.scales import GPU, LAPTOP
@@ -144,7 +145,7 @@ def made(name, cell, seed):
     return {"result": result, "history": history, "meta": {"seconds": 1.0}}
 
 
-def write(folder, name, keep=lambda run: True, fresh=False, scale=LAPTOP):
+def write(folder, name, keep=lambda run: True, fresh=False, scale=LAPTOP, settings=SETTINGS):
     """The runs of an experiment in a folder, and the search that its learning rates come from.
 
     A run that experiments share is planted by the first: claims that want it otherwise are tested in their own folder.
@@ -152,7 +153,7 @@ def write(folder, name, keep=lambda run: True, fresh=False, scale=LAPTOP):
     if fresh:
         shutil.rmtree(folder / "runs", ignore_errors=True)
     for each in ("search", name) if name != "search" else ("search",):
-        for cell in grid(each, scale, None if each == "search" else SETTINGS):
+        for cell in grid(each, scale, None if each == "search" else settings):
             for seed in cell.seeds or range(5):
                 wanted = each != name or keep({"label": cell.label, "seed": seed})
                 if wanted and not records.path_of(folder, cell.config.identity(seed)).exists():
@@ -182,7 +183,7 @@ def nothing_shipped(tmp_path, monkeypatch):
 
 
 def test_the_synthetic_search_chooses_the_settings_of_these_tests(folder):
-    assert settings(LAPTOP, folder / "psa") == SETTINGS
+    assert settings(LAPTOP, records.read_all(folder / "psa")) == SETTINGS
 
 
 # --- results
@@ -213,7 +214,7 @@ def test_results_are_asked_by_label(folder):
 
 def test_a_label_is_taken_before_those_that_contain_it(tmp_path):
     """At scale gpu `dynamics` has a pair {"arm"} and, on larger images, a pair {"arm", "data"}."""
-    write(tmp_path, "dynamics", scale=GPU)
+    write(tmp_path, "dynamics", scale=GPU, settings=replace(SETTINGS, gains=dict.fromkeys(ARMS[:3], GPU.gains[0])))
     results = Results("dynamics", "gpu", tmp_path)
     assert len(results.runs) == 20 and "data" not in results.select(arm="DeiT")[0]["label"]
     assert results.select(arm="DeiT")[0]["config"].data == "cifar100"

@@ -9,7 +9,6 @@ sentence says what is under the cursor. Where no script runs, and in print, it i
 import base64
 import html
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -23,10 +22,9 @@ import torch
 from .. import locality
 from ..data import load
 from ..lab import records
-from ..lab.tables import percent
 from ..positions import axis_attention
 from . import networks
-from .stills import ACROSS, HIGH, LEFT, LINES, VIRIDIS, WIDE, array, chart, charts_in_rows, maps, png
+from .stills import VIRIDIS, maps
 
 HEADS = (1, 4, 9, 16)
 # What each of nine heads is worth, column by column as heads are numbered: 3 x 3 kernels by name.
@@ -310,73 +308,7 @@ def _network_parts(told: Mapping, shown: Mapping, depth: int, heads: int) -> str
     )
 
 
-def curves_explorer(cells: Mapping[tuple[int, float], tuple[Sequence[int], Mapping[str, Sequence]]]) -> Explorer:
-    """Learning curves by number of training steps and share of the images, each with its interval, and their gap.
-
-    Args:
-        cells: by (steps, fraction), the steps at which accuracy was measured, P of them, and the lines: "ConViT",
-            "DeiT" and "gap", each (P, 2) with the mean, in per cent or points, and half its 95 % interval.
-
-    Raises ValueError if a line is missing or not as long as the steps, or if the cells were not measured equally often.
-    """
-    wanted, number = {*LINES, "gap"}, {len(x) for x, _ in cells.values()}
-    if len(number) != 1:
-        raise ValueError("An explorer of curves needs a cell, and the same number of evaluations in all of them.")
-    (number,) = number
-    arrays = {key: (x, {name: array(line) for name, line in lines.items()}) for key, (x, lines) in cells.items()}
-    for key, (_, lines) in arrays.items():
-        if set(lines) != wanted or any(line.shape != (number, 2) for line in lines.values()):
-            raise ValueError(
-                f"Cell {key} needs the lines {', '.join(sorted(wanted))}, each with a mean and half an interval for "
-                f"every evaluation, ({number}, 2), not { {name: line.shape for name, line in lines.items()} }."
-            )
-        if not all(np.isfinite(line[:, 0]).all() for line in lines.values()):
-            raise ValueError(f"A line of cell {key} holds a mean that is no number; only an interval may be missing.")
-    ranges = _span(arrays, LINES), _span(arrays, ["gap"])  # the same for all cells
-    shares = sorted({fraction for _, fraction in arrays})
-    budgets = list(dict.fromkeys(steps for steps, _ in arrays))
-    data, charts = [], []
-    for (steps, fraction), (x, lines) in arrays.items():
-        charts.append(chart(steps, x, lines, *ranges))
-        rounded = {name: [[round(m, 6), None if math.isnan(h) else round(h, 6)] for m, h in line.tolist()]
-                   for name, line in lines.items()}  # fmt: skip
-        said = [{name: line[k] for name, line in rounded.items()} for k in range(number)]
-        data.append({
-            "steps": steps, "share": shares.index(fraction), "x": list(map(int, x)), "values": said,
-            "words": [_said(step, steps, fraction, values) for step, values in zip(x, said)],
-        })  # fmt: skip
-    drawn = "".join(
-        f'<svg class="chart" viewBox="0 0 {WIDE} {HIGH}" role="img" aria-label="{_over(*key)}: accuracy in per cent '
-        f'against training steps" hidden>{content}</svg>' for key, content in zip(arrays, charts)
-    )  # fmt: skip
-    controls = (
-        _choice("steps", "Training steps", {steps: f"{steps:,}" for steps in budgets}, budgets[-1]),
-        _choice("share", "Training images", {k: percent(fraction) for k, fraction in enumerate(shares)}),
-        _slider("when", "Evaluation", 1, number, 1, number),
-    )
-    chosen = f'<div class="charts">{drawn}<i class="line"></i></div>'
-    parts = f'<div class="controls">{"".join(controls)}</div>\n{chosen}\n{READING}'
-    words = "Learning curves of ConViT and DeiT with 95 % intervals. At the end of each: " + " ".join(
-        cell["words"][-1] for cell in data
-    )
-    whole = {"cells": data, "left": 100 * LEFT / WIDE, "width": 100 * ACROSS / WIDE}
-    still = charts_in_rows([_over(*key) for key in arrays], charts)
-    return Explorer("curves", "Explorer: less data or fewer steps", whole, parts, words, still)
-
-
 # --- what they share
-
-
-def _fitting(grid: tuple[int, int] | None, tokens: int) -> tuple[int, int]:
-    side = math.isqrt(tokens)
-    grid = (side, side) if grid is None else (int(grid[0]), int(grid[1]))
-    if grid[0] * grid[1] != tokens:
-        raise ValueError(f"{tokens} patches do not fill a grid of {grid[0]} x {grid[1]}; pass grid=(rows, columns).")
-    return grid
-
-
-def _middle(grid: tuple[int, int]) -> int:
-    return grid[0] // 2 * grid[1] + grid[1] // 2
 
 
 def _top(*maps: np.ndarray) -> float:
@@ -387,26 +319,6 @@ def _largest(values: np.ndarray, columns: int) -> str:
     """Where a map is largest, in words."""
     row, column = divmod(int(values.argmax()), columns)
     return f"row {row + 1}, column {column + 1} ({values.max():.2f})"
-
-
-def _span(cells: Mapping, names: Sequence[str]) -> tuple[int, int]:
-    """The tens between which lines lie with their intervals."""
-    lines = np.stack([lines[name] for _, lines in cells.values() for name in names])  # (.., P, 2)
-    mean, half = lines[..., 0], np.nan_to_num(lines[..., 1])
-    return 10 * math.floor((mean - half).min() / 10), 10 * math.ceil((mean + half).max() / 10)
-
-
-def _over(steps: int, fraction: float) -> str:
-    return f"{steps:,} steps, {percent(fraction)} of the images"
-
-
-def _said(step: int, steps: int, fraction: float, values: Mapping[str, Sequence[float]]) -> str:
-    def shown(name: str, sign: str = "") -> str:
-        mean, half = values[name]
-        return f"{mean:{sign}.1f}" + (f" ± {half:.1f}" if half is not None else "")
-
-    arms = ", ".join(f"{name} {shown(name)} %" for name in LINES)
-    return f"After {step:,} of {_over(steps, fraction)}: {arms}; gap {shown('gap', '+')} points."
 
 
 # --- HTML
@@ -430,11 +342,10 @@ def _choice(name: str, label: str, entries: Mapping[int, str], chosen: int | Non
     return f'<label><span>{label}</span><select {OURS} name="{name}">{options}</select></label>'
 
 
-def _grid(title: str, moves: str, picture=None) -> str:
+def _grid(title: str, moves: str) -> str:
     """An empty grid; `moves` says what choosing a cell of it does: "query", "cursor", or "near" of the kernel."""
-    ground = "" if picture is None else f' style="background-image:url({png(picture)})"'
     label = f'role="grid" aria-label="{title}" data-moves="{moves}"'
-    return f'<div class="panel"><span>{title}</span><div {label}{ground}></div></div>'
+    return f'<div class="panel"><span>{title}</span><div {label}></div></div>'
 
 
 def _tick(name: str, label: str) -> str:

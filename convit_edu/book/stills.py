@@ -6,7 +6,7 @@ The same numbers give the same bytes on every machine, so that a notebook which 
 import base64
 import html
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +15,6 @@ VIRIDIS = (
     "440154 471365 482475 463480 414487 3b528b 355f8d 2f6c8e 2a788e 25848e 21918c "
     "1e9c89 22a884 2fb47c 44bf70 5ec962 7ad151 9bd93c bddf26 dfe318 fde725"
 ).split()
-LINES = {"ConViT": "#0072B2", "DeiT": "#D55E00"}  # of `curves_explorer`, as in `plots`
 
 
 def array(values) -> np.ndarray:
@@ -36,7 +35,8 @@ def png(pixels) -> str:
     It is not compressed: every zlib compresses a little differently.
     """
     pixels = array(pixels)
-    if pixels.ndim not in (2, 3) or not 0 < pixels.size < 65_000 or not (pixels.min() >= 0 and pixels.max() <= 255):
+    fits = pixels.ndim in (2, 3) and pixels.size and pixels.size + len(pixels) < 2**16  # bytes of one block of zlib's
+    if not fits or not (pixels.min() >= 0 and pixels.max() <= 255):
         raise ValueError(f"A picture has shape (h, w) or (h, w, 3) and values from 0 to 255, not {pixels.shape}.")
     rows = b"".join(b"\0" + row.tobytes() for row in pixels.astype(np.uint8))  # each begins with its filter: none
     size = len(rows).to_bytes(2, "little")
@@ -84,69 +84,3 @@ def maps(panels: Sequence[tuple[str, np.ndarray, int]], top: float, picture=None
         f'<text x="0" y="{bottom + 9}">0</text><text x="150" y="{bottom + 9}">{top:.2f} of the attention</text>'
     )
     return svg(min(len(places), columns) * (side + gap) - gap, bottom + 16, "".join(content))
-
-
-WIDE, HIGH, LEFT, ACROSS = 340, 268, 34, 290  # of a chart, and where its axes lie
-
-
-def chart(
-    steps: int, x: Sequence[int], lines: Mapping[str, np.ndarray], accuracies: tuple[int, int], gaps: tuple[int, int]
-) -> str:
-    """Learning curves, and under them the gap, with their intervals as bands: what stands inside an SVG.
-
-    `lines` are (P, 2), mean and half an interval at the P steps `x`; the last two say from where to where the axes go.
-    """
-    (low, high), (least, most) = accuracies, gaps
-    parts = [_axis(20, 140, low, high, 20), _axis(170, 232, least, most, 20)]
-    inks = LINES | {"gap": "currentColor"}
-    for number, (name, ink) in enumerate(inks.items()):
-        area = (170, 232, least, most) if name == "gap" else (20, 140, low, high)
-        dashes = ' stroke-dasharray="6 3"' * (name == "DeiT")  # told apart without colour as well
-        mean, half = lines[name][:, 0], np.nan_to_num(lines[name][:, 1])  # (P,) each
-        ends = [*_points(steps, x, mean + half, *area), *_points(steps, x, mean - half, *area)[::-1]]
-        parts.append(
-            f'<polygon points="{" ".join(ends)}" fill="{ink}" opacity=".25"/>'
-            f'<polyline points="{" ".join(_points(steps, x, mean, *area))}" fill="none" stroke="{ink}" '
-            f'stroke-width="2"{dashes}/>'
-        )
-        if name != "gap":
-            key = LEFT + 6 + 80 * number
-            parts.append(f'<path d="M{key} 9h22" stroke="{ink}" stroke-width="3"{dashes}/>')
-            parts.append(_text(key + 27, 13, name, ""))
-    parts += [_text(LEFT + ACROSS * k / 2, 246, f"{round(steps * k / 2):,}") for k in range(3)]
-    parts.append(_text(LEFT, 160, "gap, points", ""))
-    parts.append(_text(LEFT + ACROSS / 2, 262, "training steps; above: test accuracy, %"))
-    return "".join(parts)
-
-
-def _text(x: float, y: float, words: str, anchor: str = "middle") -> str:
-    anchor = f' text-anchor="{anchor}"' if anchor else ""
-    return f'<text x="{x:g}" y="{y:g}" fill="currentColor"{anchor}>{words}</text>'
-
-
-def _points(steps: int, x: Sequence[int], y: Sequence[float], top: int, bottom: int, low: int, high: int) -> list[str]:
-    """Places in a chart whose axis goes from `low` at `bottom` to `high` at `top`."""
-    return [
-        f"{LEFT + ACROSS * step / steps:.1f},{bottom - (bottom - top) * (value - low) / (high - low):.1f}"
-        for step, value in zip(x, y)
-    ]
-
-
-def _axis(top: int, bottom: int, low: int, high: int, every: int) -> str:
-    """Grid lines with their numbers."""
-    parts = []
-    for value in range(low, high + 1, every):
-        y = float(_points(1, [0], [value], top, bottom, low, high)[0].split(",")[1])
-        parts.append(f'<path d="M{LEFT} {y:g}h{ACROSS}" stroke="currentColor" opacity="{0.6 if value == 0 else 0.2}"/>')
-        parts.append(_text(LEFT - 5, y + 4, str(value), "end"))
-    return "".join(parts)
-
-
-def charts_in_rows(titles: Sequence[str], charts: Sequence[str]) -> str:
-    """Charts two in a row, a title over each."""
-    content = "".join(
-        f'<g transform="translate({number % 2 * WIDE} {number // 2 * (HIGH + 22) + 16})">'
-        f'<text x="{LEFT}" y="-3" font-weight="bold">{html.escape(title)}</text>{chart}</g>'
-        for number, (title, chart) in enumerate(zip(titles, charts))
-    )
-    return svg(2 * WIDE, -(-len(charts) // 2) * (HIGH + 22), content)

@@ -59,7 +59,7 @@ def tasks_of(cells: Iterable[Cell], scale: Scale, out: Path, seeds: int | None) 
     left, configs = {}, set()
     for cell in cells:
         configs.add(cell.config.identity(0))
-        for seed in cell.seeds or range(scale.seeds if seeds is None else seeds):
+        for seed in cell.seeds_at(scale, seeds):
             if (run_id := cell.config.identity(seed)) not in done:
                 left.setdefault(run_id, Task(cell.config, seed, cell.label))
     return list(left.values()), sum(run["config"].identity(0) in configs for run in done.values())
@@ -80,9 +80,7 @@ def seconds_left(names: list[str], scale: Scale, out: Path, seeds: int | None) -
     The learning rates are guessed where search is still to come: they do not change the time.
     """
     try:
-        chosen = settings(scale, out)
-    except records.RecordError:
-        raise
+        chosen = settings(scale, records.read_all(out))
     except ValueError:
         chosen = Settings(dict.fromkeys(LEARNING_RATES, 1e-3), "DeiT, equal heads")
     cells = [cell for name in names for cell in grid(name, scale, chosen)]
@@ -117,7 +115,7 @@ def default_jobs(device: torch.device) -> int:
     """As many runs side by side as there are cores to use; four on a GPU."""
     from joblib import cpu_count
 
-    return 4 if device.type == "cuda" else cpu_count()
+    return cpu_count() if device.type == "cpu" else 4
 
 
 def check_memory(jobs: int, scale: Scale) -> None:
@@ -179,7 +177,7 @@ def _run_one(
     name: str, scale: Scale, out: Path, device: torch.device, jobs: int, seeds: int | None, root: str | Path | None
 ) -> int:
     """Say what is left of an experiment, and do it; returns how many runs failed."""
-    tasks, have = tasks_of(cells_of(name, scale, out), scale, out, seeds)
+    tasks, have = tasks_of(cells_of(name, scale, records.read_all(out)), scale, out, seeds)
     jobs = max(1, min(jobs, len(tasks)))
     seconds = sum(task.estimate for task in tasks) / jobs
     print(f"{name}: {have} runs recorded, {len(tasks)} to do, about {minutes(seconds)} with {jobs} side by side on "

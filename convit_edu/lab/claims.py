@@ -436,12 +436,9 @@ def verdicts(experiments: Iterable[str], scale: str = "laptop", folder: str | Pa
 def rows_of(name: str, parts: list[Part]) -> list[list[str]]:
     """The rows of one claim in a table of verdicts: the statement, then its comparisons."""
     rows = [[name, f"{CLAIMS[name].statement}: **{verdict(parts)}**"]]
-    for each in parts:
-        digits = 1 if each.unit == "points" else 2
-        interval = f"{each.found.low:+.{digits}f} to {each.found.high:+.{digits}f}" if each.found.n > 1 else "-"
-        difference = f"{each.found.mean:+.{digits}f} {each.unit}".strip()
-        rows.append(["", each.name, difference, interval, str(each.found.n), each.verdict])
-    return rows
+    return rows + [
+        ["", each.name, difference(each), interval(each) or "-", str(each.found.n), each.verdict] for each in parts
+    ]
 
 
 # --- speed

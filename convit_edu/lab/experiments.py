@@ -21,6 +21,11 @@ SEARCH_SEEDS = 2
 LATE = "DeiT, late class token"
 STRENGTHS = (0.25, 1.0, 4.0)  # of `locality_grid`
 
+# Where five seeds on a laptop spread too far: the pair of `size` and the two rows of `ablation` on few images whose
+# difference in the paper, 0.8 and 2.8 points, they would have seen with a probability of 61 and 76 %. Chosen by that
+# alone, whatever the difference was here. A convolutional teacher's 0.4 points would take more than a hundred seeds.
+CLOSE_SIZES, CLOSE_ROWS = ("small",), ("b", "d")
+
 # Chapters 10 and 11. Their arms have searches of their own, with as many rates for each, and this is what won them.
 RECAST_RATES, STARTS_RATES = LEARNING_RATES["CNN"], LEARNING_RATES["ConViT"]
 RECAST_GAINS = (0.42, 1.0)  # of `init_gain`: the paper's ratio, and twice and a half of it
@@ -60,6 +65,11 @@ class Cell:
     label: dict
     config: RunConfig
     seeds: tuple[int, ...] | None = None  # where they are fixed; otherwise the scale or the reader says how many
+    more: bool = False  # whether the scale has more seeds of it than of others
+
+    def seeds_at(self, scale: Scale, asked: int | None = None) -> tuple[int, ...]:
+        """The seeds to run: as many as a reader has asked for, or else as the scale has."""
+        return self.seeds or tuple(range(asked or max(scale.seeds, self.more * scale.more_seeds)))
 
 
 def trials(scale: Scale) -> list[tuple[str, float, float | None]]:
@@ -146,6 +156,7 @@ class Grid:
         evaluations: int = 8,
         steps: int | None = None,
         seeds: tuple[int, ...] | None = None,
+        more: bool = False,
         save: str = "",
         **changes,
     ) -> Cell:
@@ -161,7 +172,7 @@ class Grid:
             data=scale.data, fraction=fraction, held_out=held_out, network="CNN" if arm == "CNN" else "ConViT",
             model=model, freeze=freeze, recipe=Recipe(**full_recipe), probe=probe, save=save,
             test_images=scale.test_images,
-        ), seeds)  # fmt: skip
+        ), seeds, more)  # fmt: skip
 
     @property
     def late_token(self) -> dict:
@@ -198,7 +209,7 @@ class Grid:
     def size(self) -> list[Cell]:
         """Table 1: equal pairs at three sizes, on all images."""
         return [
-            self.cell({"size": size, "arm": arm}, arm, **changes)
+            self.cell({"size": size, "arm": arm}, arm, more=size in CLOSE_SIZES, **changes)
             for size, changes in self.scale.sizes.items()
             for arm in ("ConViT", "DeiT")
         ]
@@ -236,8 +247,9 @@ class Grid:
             "DeiT, equal heads": dict(arm="DeiT, equal heads"), "DeiT, few heads": dict(arm="DeiT, few heads"),
         }  # fmt: skip
         small, full = self.scale.ablation_fractions
+        close = [(row, small) for row in CLOSE_ROWS]
         return [
-            self.cell({"row": row, "fraction": fraction}, fraction=fraction, **what)
+            self.cell({"row": row, "fraction": fraction}, fraction=fraction, more=(row, fraction) in close, **what)
             for fraction, rows in ((small, table | more), (full, table))
             for row, what in rows.items()
         ]

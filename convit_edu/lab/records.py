@@ -11,11 +11,9 @@ import errno
 import json
 import math
 import os
-from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 
 from torch import Tensor
 
@@ -40,10 +38,25 @@ def path_of(folder: str | Path, run_id: str) -> Path:
     return Path(folder).expanduser() / "runs" / f"{run_id}.json"
 
 
-def version(folder: str | Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
-    """The place of a folder's runs, and name, time and size of each file: what was read once is read again if it moved.
+class Runs(dict):
+    """Runs by id as a folder held them; hashed as one object, so that what follows from them is computed once."""
 
-    RecordError if the folder cannot be read; one that is not there has no runs.
+    __hash__ = object.__hash__
+
+    @cached_property
+    def by_config(self) -> dict[str, list[dict]]:
+        """The runs by the identity that they would have with seed 0, each list by seed."""
+        found: dict[str, list[dict]] = {}
+        for run in sorted(self.values(), key=lambda run: run["seed"]):
+            found.setdefault(run["config"].identity(0), []).append(run)
+        return found
+
+
+def read_all(folder: str | Path) -> Runs:
+    """Every run of a folder by its id: {id, config, seed, result, history, meta}, or `error` for the two in the middle.
+
+    The same object again while no file has changed; none for a folder that is not there. Raises RecordError, naming it,
+    for a file that is cut short, edited into nonsense or no run of its name, and for a folder that cannot be read.
     """
     place = str(path_of(folder, "").parent)
     try:
@@ -54,21 +67,12 @@ def version(folder: str | Path) -> tuple[str, tuple[tuple[str, int, int], ...]]:
         found = []
     except OSError as error:
         raise RecordError(f"{place} cannot be read ({error}); give another folder.") from error
-    return place, tuple(sorted(found))
-
-
-def read_all(folder: str | Path) -> Mapping[str, dict]:
-    """Every run of a folder by its id: {id, config, seed, result, history, meta}, or `error` for the two in the middle.
-
-    Raises RecordError, naming it, for a file that is cut short, edited into nonsense or no run of its name.
-    """
-    return read_version(*version(folder))
+    return _read_all(place, tuple(sorted(found)))
 
 
 @lru_cache(maxsize=16)
-def read_version(place: str, files: tuple[tuple[str, int, int], ...]) -> Mapping[str, dict]:
-    """What `read_all` answers for a `version`."""
-    found, bad = {}, []
+def _read_all(place: str, files: tuple[tuple[str, int, int], ...]) -> Runs:
+    found, bad = Runs(), []
     for name, *state in files:
         try:
             run = _read(f"{place}/{name}", *state)
@@ -78,7 +82,7 @@ def read_version(place: str, files: tuple[tuple[str, int, int], ...]) -> Mapping
     if bad:
         more = f" ({len(bad) - 1} more file(s) there are as bad.)" if len(bad) > 1 else ""
         raise RecordError(f"{bad[0]}{more}") from bad[0]
-    return MappingProxyType(found)
+    return found
 
 
 def read(path: str | Path) -> dict:

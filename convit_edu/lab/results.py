@@ -1,75 +1,56 @@
 """Numbers from recorded runs, by label and seed."""
 
 import json
+from contextlib import suppress
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from statistics import mean
 
 from . import records
 from .experiments import NAMES, Cell, Settings, check_name, choose, closest, grid
 from .intervals import Missing, paired
+from .records import Runs
 from .scales import SCALES, Scale
-
-
-def cells_of(name: str, scale: Scale, folder: str | Path) -> list[Cell]:
-    """The cells of an experiment with the learning rates of the search in a folder, or of the shipped one.
-
-    ValueError for an unknown name, or where neither search is complete.
-    """
-    check_name(name)
-    return cells(name, scale, None if name == "search" else settings(scale, folder))
-
 
 cells = lru_cache(maxsize=200)(grid)  # the same objects again: a configuration names itself once
 
 
-def settings(scale: Scale, folder: str | Path) -> Settings:
-    """What the search in a folder chose, where it is complete, else what the shipped one chose. ValueError if none."""
-    return _settings(scale, str(folder), records.version(folder), str(records.shipped()))
+def cells_of(name: str, scale: Scale, runs: Runs) -> list[Cell]:
+    """The cells of an experiment with the learning rates of the search in these runs, or of the shipped one.
+
+    ValueError for an unknown name, or where neither search is complete.
+    """
+    check_name(name)
+    return cells(name, scale, None if name == "search" else settings(scale, runs))
 
 
 @lru_cache(maxsize=100)
-def _settings(scale: Scale, folder: str, version: tuple, shipped: str) -> Settings:
+def settings(scale: Scale, runs: Runs) -> Settings:
+    """What the search in these runs chose, where it is complete, else the shipped one. ValueError if neither is."""
     try:
-        return choose(recorded("search", scale, folder), scale)
-    except records.RecordError:
-        raise
+        return choose(recorded("search", scale, runs), scale)
     except ValueError:
-        return choose(recorded("search", scale, shipped), scale)
+        return choose(recorded("search", scale, records.read_all(records.shipped())), scale)
 
 
-def recorded(name: str, scale: Scale, folder: str | Path) -> list[dict]:
+def recorded(name: str, scale: Scale, runs: Runs) -> list[dict]:
     """The runs of an experiment, in the order of its grid and then by seed, each with the label of its cell."""
-    found = _by_config(*records.version(folder))
     return [
         {"label": cell.label} | run
-        for cell in cells_of(name, scale, folder)
-        for run in found.get(cell.config.identity(0), ())
+        for cell in cells_of(name, scale, runs)
+        for run in runs.by_config.get(cell.config.identity(0), ())
         if cell.seeds is None or run["seed"] in cell.seeds
     ]
 
 
-@lru_cache(maxsize=16)
-def _by_config(*version) -> dict[str, list[dict]]:
-    """The runs of a folder by the identity that they would have with seed 0, each list by seed."""
-    found: dict[str, list[dict]] = {}
-    for run in sorted(records.read_version(*version).values(), key=lambda run: run["seed"]):
-        found.setdefault(run["config"].identity(0), []).append(run)
-    return found
-
-
 def unasked(folder: str | Path) -> list[str]:
     """The ids of recorded runs that no experiment at any scale asks for any more; they are kept all the same."""
-    known = set()
-    for scale in SCALES.values():
-        for name in NAMES:
-            try:
-                known |= {cell.config.identity(0) for cell in cells_of(name, scale, folder)}
-            except records.RecordError:
-                raise
-            except ValueError:  # its learning rates are not known
-                pass
-    return [run_id for run_id, run in records.read_all(folder).items() if run["config"].identity(0) not in known]
+    runs, known = records.read_all(folder), set()
+    for scale, name in product(SCALES.values(), NAMES):
+        with suppress(ValueError):  # its learning rates are not known
+            known |= {cell.config.identity(0) for cell in cells_of(name, scale, runs)}
+    return sorted(run["id"] for config in runs.by_config.keys() - known for run in runs.by_config[config])
 
 
 class Results:
@@ -83,12 +64,9 @@ class Results:
         if scale not in SCALES:
             raise ValueError(f"Unknown scale {scale!r}{closest(scale, SCALES)}; known: {', '.join(SCALES)}.")
         self.name, self.scale = name, SCALES[scale]
-        try:
-            runs = recorded(name, self.scale, records.shipped() if folder is None else folder)
-        except records.RecordError:
-            raise
-        except ValueError:  # no search at this scale, so nothing that could be asked for
-            runs = []
+        found, runs = records.read_all(records.shipped() if folder is None else folder), []
+        with suppress(ValueError):  # no search at this scale, so nothing that could be asked for
+            runs = recorded(name, self.scale, found)
         self.runs = [run for run in runs if "result" in run]
         self.failed = [run for run in runs if "error" in run]
 
@@ -118,11 +96,7 @@ class Results:
 
     def accuracy(self, after: float = 1.0, **label) -> dict[int, float]:
         """Test accuracy in per cent by seed, after a share of the training: the evaluation nearest to it."""
-        answer = {}
-        for seed, run in self.select(**label).items():
-            by_step = {int(step): value for step, value in run["history"]["accuracy"].items()}
-            answer[seed] = by_step[min(by_step, key=lambda step: abs(step - after * max(by_step)))]
-        return answer
+        return self.measured("accuracy", after, **label)
 
     def curve(self, **label) -> tuple[list[int], list[list[float]]]:
         """Steps, and test accuracy in per cent at each: a row a seed."""
@@ -138,8 +112,8 @@ class Results:
             answer[seed] = by_step[min(by_step, key=lambda step: abs(step - after * max(by_step)))]
         return answer
 
-    def outcome(self, what: str, **label) -> dict[int, dict]:
-        """An entry of `result` by seed: "parameters", "masking" or "metric"."""
+    def outcome(self, what: str, **label) -> dict:
+        """An entry of `result` by seed: "parameters", "masking", "metric" or "teacher"."""
         return {seed: run["result"][what] for seed, run in self.select(**label).items()}
 
     def gained(self, **label) -> float:

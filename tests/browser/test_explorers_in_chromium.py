@@ -16,14 +16,6 @@ FORMS = ("whole", "layer", "small")  # of the explorer of networks, as they stan
 random = np.random.default_rng(0)
 
 
-CURVES = {
-    (steps, fraction): (
-        [steps // 2, steps],
-        {name: random.uniform(20, 80, size=(2, 2)) / (1, 20) for name in ("ConViT", "DeiT", "gap")},
-    )
-    for steps, fraction in ((300, 0.05), (300, 0.2), (300, 1.0), (1200, 0.05), (1200, 1.0))
-}
-
 def MOMENTS():
     found = {arm: {600: networks.packed(records.checkpoint(arm, step=600))} for arm in ("convit", "deit")}
     return f"<script>{networks.script('moments', found)}</script>"
@@ -45,13 +37,12 @@ def outputs():
         "whole": explorers.network_explorer("whole", picture=5, layer=2, head=5)._repr_html_(),
         "layer": explorers.network_explorer("layer", layer=2, head=5)._repr_html_(),
         "small": explorers.network_explorer("small", picture=5, layer=2, head=5, scope=2)._repr_html_(),
-        "curves": explorers.curves_explorer(CURVES)._repr_html_(),
     }
 
 
 @pytest.fixture(scope="module")
 def address(outputs, tmp_path_factory):
-    """All five on one page, and the first once more; with the moments of training, as where a reader runs the cell."""
+    """All four on one page, and the first once more; with the moments of training, as where a reader runs the cell."""
     path = tmp_path_factory.mktemp("explorers") / "page.html"
     path.write_text(html("".join([MOMENTS(), *outputs.values(), outputs["positional"]])), encoding="utf-8")
     return path.as_uri()
@@ -145,7 +136,7 @@ def test_an_output_put_into_a_page_later_comes_alive_and_keeps_its_keys(new_page
 
     JupyterLab takes arrow keys away from whatever has the focus, unless that very element asks it not to.
     """
-    untrusted = re.sub(r"(?s)<(script|style).*?</\1>", "", outputs["curves"])  # stays a picture and stops nobody
+    untrusted = re.sub(r"(?s)<(script|style).*?</\1>", "", outputs["layer"])  # stays a picture and stops nobody
     (tmp_path / "empty.html").write_text(html(f"{untrusted}<div id='cell'></div>"), encoding="utf-8")
     page = new_page()
     page.goto((tmp_path / "empty.html").as_uri())
@@ -426,35 +417,12 @@ BREAKS = {
 def test_one_broken_explorer_says_so_and_the_others_go_on(new_page, outputs, tmp_path, what):
     breaking, sentence = BREAKS[what]
     whole = outputs["layer"].replace("<script>\n//", f"<script>{breaking}</script><script>\n//", 1)
-    nan = outputs["curves"].replace('"x":[', '"x":[null,', 1)
-    (tmp_path / "page.html").write_text(html(whole + nan + outputs["positional"]), encoding="utf-8")
+    (tmp_path / "page.html").write_text(html(whole + outputs["positional"]), encoding="utf-8")
     page = new_page()
     page.goto((tmp_path / "page.html").as_uri())
-    assert page.locator(".live").count() == 1 and page.locator(".broken").count() == 2 and page.errors == []
-    told = page.locator(".broken [role=status]").all_inner_texts()
-    assert sentence in told[0] and "curves do not have 2 points each" in told[1]
-    assert page.locator(".broken .still img:visible").count() == 2 and page.locator(".broken .ui").count() == 0
-
-
-def test_curves_are_read_at_every_evaluation(opened):
-    explorer = Explorer(opened, "curves")
-    for (steps, fraction), (x, lines) in CURVES.items():
-        explorer.choose("steps", f"{steps:,}")
-        explorer.choose("share", f"{100 * fraction:g} %")
-        assert explorer.root.locator(".chart:visible").count() == 1
-        label = explorer.root.locator(".chart:visible").get_attribute("aria-label")
-        assert label.startswith(f"{steps:,} steps, {100 * fraction:g} % of the images")
-        for k in (0, 1):
-            explorer.slide("when", k + 1)
-            found = explorer.values()
-            for name in ("ConViT", "DeiT", "gap"):
-                near(found[name], lines[name][k])
-            (mean, half), said = lines["gap"][k], explorer.said
-            assert said.startswith(f"After {x[k]:,} of {steps:,} steps") and f"gap {mean:+.1f} ± {half:.1f}" in said
-    explorer.choose("steps", "300")
-    explorer.choose("share", "20 %")
-    explorer.choose("steps", "1,200")  # where 20 % was not run
-    assert explorer.control("share").evaluate("list => list.selectedOptions[0].text") == "5 %"
+    assert page.locator(".live").count() == 1 and page.locator(".broken").count() == 1 and page.errors == []
+    assert sentence in page.locator(".broken [role=status]").inner_text()
+    assert page.locator(".broken .still img:visible").count() == 1 and page.locator(".broken .ui").count() == 0
 
 
 # --- for everybody

@@ -1,4 +1,4 @@
-// The explorers of the book: attention and learning curves that a reader can move, with no library and no network.
+// The explorers of the book: attention that a reader can move, with no library and no network.
 // convit_edu/book/explorers.py writes their data, controls and empty grids, and puts this file behind them.
 window.convitExplorers ||= (() => {
 "use strict";
@@ -219,25 +219,6 @@ const KINDS = {
     };
   },
 
-  // Python has drawn a chart for each cell and put its numbers into words; here one is chosen and read.
-  curves({ steps, share, when }, { cells, left, width }, view, root) {
-    for (const { x, values, words } of cells) {
-      const all = values.flatMap((each) => Object.values(each).map(([mean]) => mean)), long = +when.max;
-      if ([x, values, words].some((part) => part.length !== long) || cells.length !== root.querySelectorAll(".chart").length) {
-        throw Error(`${cells.length} curves do not have ${long} points each`);
-      }
-      if (![...x, ...all].every(Number.isFinite)) throw Error("a curve holds what is no number");
-    }
-    return () => {
-      const there = (s) => cells.findIndex((cell) => cell.steps === +steps.value && cell.share === s);
-      allow(share, (s) => there(s) >= 0);
-      const chosen = there(+share.value), { x, words, values } = cells[chosen], k = when.value - 1;
-      root.querySelectorAll(".chart").forEach((chart, n) => chart.toggleAttribute("hidden", n !== chosen));
-      root.querySelector(".line").style.left = `${left + width * x[k] / +steps.value}%`;
-      view.write("reading", words[k]);
-      return values[k];
-    };
-  },
 };
 
 const tools = { prepare, heat, allow, rgb, shown, place, offset, mean };
