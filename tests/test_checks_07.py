@@ -23,7 +23,7 @@ CASES["three_gaps"] = [
     (lambda a, b: (*gaps(a, b)[:2], gaps(a, b, errors=b)[2]), "these are ConViT's"),
     (lambda a, b: (*gaps(a, b)[:2], gaps(a, b)[2] / 100), "errors, for 34.8 against 47.8: in per cent, please"),
     (lambda a, b: (*gaps(a, b)[:2], -gaps(a, b)[2]), "count the errors that ConViT saves as positive"),
-    (lambda a, b: (1.0, 2.0, 3.0), "points are 13.0"),
+    (lambda a, b: (1.0, 2.0, 3.0), "it is 13, you have 1"),
     (lambda a, b: gaps(a, b)[:2], "you return 2 numbers"),
     (lambda a, b: None, "the function returned None"),
 ]
@@ -36,7 +36,7 @@ CASES["budget"] = [
     (lambda m, f, e, b: (m * e / b / f, e / f), "does not depend on the fraction"),
     (lambda m, f, e, b: (m * e / b, e), "an epoch on the subset is shorter"),
     (lambda m, f, e, b: (m * e / b, e * f), "the wrong way round"),
-    (lambda m, f, e, b: (7, 7), "it is 2500 steps, you have 7"),
+    (lambda m, f, e, b: (7, 7), "steps: it is 2500, you have 7"),
     (lambda m, f, e, b: ..., "the function returned Ellipsis"),
 ]
 

@@ -26,11 +26,11 @@ CASES = {
         (lambda *a: (cost(*a)[0] * 3600, 0), "these are seconds"),
         (lambda *a: (cost(*a)[0] * 4, 0), "these are GPU-hours"),
         (lambda *a: (cost(*a)[0] / 10, 0), "this is one epoch"),
-        (lambda *a: (99, 0), "hours should be 1, yours are 99"),
+        (lambda *a: (99, 0), "hours: it is 1, you have 99"),
         (lambda *a: (cost(*a)[0], 1000), "these are watt-hours"),
         (lambda *a: (cost(*a)[0], 0.25), "all GPUs draw power"),
         (lambda *a: (cost(*a)[0], 3.6), "these are megajoules"),
-        (lambda *a: (cost(*a)[0], 5), "should be 1 kWh, yours is 5"),
+        (lambda *a: (cost(*a)[0], 5), "energy in kWh: it is 1, you have 5"),
         (lambda *a: None, "the function returned None"),
     ],
     "group_order": [

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from .verdict import NotYet, exercise
+from .verdict import NotYet, exercise, tell
 
 
 @exercise
@@ -16,27 +16,15 @@ def check_cost(cost: Callable[..., tuple]) -> None:
         raise NotYet(f"the function returned {answer}.")
     hours, energy = (float(part) for part in answer)
     right = images * epochs / (rate * gpus) / 3600
-    for wrong, why in (
-        (right * 3600, "these are seconds; an hour has 3600."),
-        (right * gpus, "these are GPU-hours; the GPUs work at the same time."),
-        (right / epochs, "this is one epoch."),
-        (right * 60, "these are minutes."),
-    ):
-        if abs(hours - wrong) < 1e-6 * wrong:
-            raise NotYet(f"hours are {hours:g}: {why}")
-    if abs(hours - right) > 1e-6:
-        raise NotYet(f"hours should be {right:g}, yours are {hours:g}: images to train on, over images an hour.")
-    right = right * gpus * watts / 1000
-    for wrong, why in (
-        (right * 1000, "these are watt-hours."),
-        (right / gpus, "all GPUs draw power."),
-        (right * 3600, "power times hours, not seconds."),
-        (right * 3.6, "these are megajoules."),
-    ):
-        if abs(energy - wrong) < 1e-6 * wrong:
-            raise NotYet(f"the energy is {energy:g}: {why}")
-    if abs(energy - right) > 1e-6:
-        raise NotYet(f"the energy should be {right:g} kWh, yours is {energy:g}.")
+    tell(hours, right, {
+        "these are seconds; an hour has 3600": right * 3600, "these are minutes": right * 60,
+        "these are GPU-hours; the GPUs work at the same time": right * gpus, "this is one epoch": right / epochs,
+    }, "hours: ")  # fmt: skip
+    right *= gpus * watts / 1000
+    tell(energy, right, {
+        "these are watt-hours": right * 1000, "all GPUs draw power": right / gpus,
+        "power times hours, not seconds": right * 3600, "these are megajoules": right * 3.6,
+    }, "energy in kWh: ")  # fmt: skip
 
 
 @exercise

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from .verdict import NotYet, exercise
+from .verdict import NotYet, exercise, tell
 
 
 def _numbers(answer: object, count: int, wanted: str) -> list[float]:
@@ -31,27 +31,17 @@ def check_three_gaps(gaps: Callable[[float, float], Sequence[float]]) -> None:
         points, relative, errors = _numbers(gaps(deit, convit), 3, wanted)
         d = convit - deit
         what = f"for {deit} against {convit}"
-        if not _near(points, d):
-            why = "ConViT's accuracy comes first: convit - deit" if _near(points, -d) else f"points are {d:.1f}"
-            raise NotYet(f"{what}: {why}.")
-        if not _near(relative, 100 * d / deit):
-            why = f"it is {100 * d / deit:.1f}, you have {relative:.1f}"
-            for wrong, words in (
-                (d / deit, "in per cent, please: multiply by 100"),
-                (100 * d / convit, "the paper divides by DeiT's accuracy, you by ConViT's"),
-                (100 * convit / deit, "this is the ratio; the gap is what it exceeds 100 by"),
-            ):
-                why = words if _near(relative, wrong) else why
-            raise NotYet(f"relative gap, {what}: {why}.")
-        if not _near(errors, 100 * d / (100 - deit)):
-            why = f"it is {100 * d / (100 - deit):.1f}, you have {errors:.1f}"
-            for wrong, words in (
-                (d / (100 - deit), "in per cent, please: multiply by 100"),
-                (100 * d / (100 - convit), "divide by DeiT's errors, 100 - deit; these are ConViT's"),
-                (-100 * d / (100 - deit), "count the errors that ConViT saves as positive"),
-            ):
-                why = words if _near(errors, wrong) else why
-            raise NotYet(f"errors, {what}: {why}.")
+        tell(points, d, {"ConViT's accuracy comes first: convit - deit": -d}, f"points, {what}: ")
+        tell(relative, 100 * d / deit, {
+            "in per cent, please: multiply by 100": d / deit,
+            "the paper divides by DeiT's accuracy, you by ConViT's": 100 * d / convit,
+            "this is the ratio; the gap is what it exceeds 100 by": 100 * convit / deit,
+        }, f"relative gap, {what}: ")  # fmt: skip
+        tell(errors, 100 * d / (100 - deit), {
+            "in per cent, please: multiply by 100": d / (100 - deit),
+            "divide by DeiT's errors, 100 - deit; these are ConViT's": 100 * d / (100 - convit),
+            "count the errors that ConViT saves as positive": -100 * d / (100 - deit),
+        }, f"errors, {what}: ")  # fmt: skip
 
 
 @exercise
@@ -62,25 +52,17 @@ def check_budget(budget: Callable[..., Sequence[float]]) -> None:
         found = budget(images, fraction, epochs, batch)
         steps, passes = _numbers(found, 2, "steps, and epochs on the subset, are wanted")
         right = images * epochs / batch
-        if not _near(steps, right):
-            why = f"it is {right:g} steps, you have {steps:g}"
-            for wrong, words in (
-                (right * fraction, "these steps see fewer images with less data: equal epochs, not equal images seen"),
-                (images * epochs, "these are the images seen; a step takes a batch of them"),
-                (images * epochs * batch, "divide by the batch: a step sees that many images"),
-                (images / batch, "these are the steps of one epoch"),
-                (right / fraction, "the number of steps does not depend on the fraction"),
-            ):
-                why = words if _near(steps, wrong) else why
-            raise NotYet(f"{what}: {why}.")
-        if not _near(passes, epochs / fraction):
-            why = f"it is {epochs / fraction:g} epochs on the subset, you have {passes:g}"
-            for wrong, words in (
-                (epochs, "an epoch on the subset is shorter, so equally many images make more of them"),
-                (epochs * fraction, "the wrong way round: the smaller the subset, the more often each image is seen"),
-            ):
-                why = words if _near(passes, wrong) else why
-            raise NotYet(f"{what}: {why}.")
+        tell(steps, right, {
+            "these steps see fewer images with less data: equal epochs, not equal images seen": right * fraction,
+            "these are the images seen; a step takes a batch of them": images * epochs,
+            "divide by the batch: a step sees that many images": images * epochs * batch,
+            "these are the steps of one epoch": images / batch,
+            "the number of steps does not depend on the fraction": right / fraction,
+        }, f"{what}, steps: ")  # fmt: skip
+        tell(passes, epochs / fraction, {
+            "an epoch on the subset is shorter, so equally many images make more of them": epochs,
+            "the wrong way round: the smaller the subset, the more often each image is seen": epochs * fraction,
+        }, f"{what}, epochs: ")  # fmt: skip
 
 
 @exercise
