@@ -28,7 +28,7 @@ def at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def content_scores(q: Tensor, k: Tensor) -> Tensor:
-    """Q K^T / sqrt(d) of Eq 1, (B, H, N, N), for queries and keys (B, H, N, d); float32 or better."""
+    """Q K^T / sqrt(d) of Eq 1, (B, H, N, N), for queries and keys (B, H, N, d); returned as float32 or better."""
     return ((q * q.shape[-1] ** -0.5) @ k.mT).to(at_least_float32(q))
 
 
@@ -103,14 +103,9 @@ class GPSA(_Attention):
     """
 
     def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        qkv_bias: bool = False,
-        locality_strength: float = 1.0,
-        positional_init: bool = True,
-        identity_values: bool = True,
-    ):
+        self, dim: int, num_heads: int, qkv_bias: bool = False, locality_strength: float = 1.0,
+        positional_init: bool = True, identity_values: bool = True,
+    ):  # fmt: skip
         super().__init__(dim, num_heads)
         if not (math.isfinite(locality_strength) and locality_strength >= 0):
             raise ValueError(f"locality_strength must be finite and not negative, got {locality_strength}.")

@@ -283,10 +283,8 @@ def _embedded() -> Dataset:
         data = _dataset("fashion_mnist_5k", tensors, CLOTHES)
     except FileNotFoundError:
         raise FileNotFoundError(f"the embedded data file {path} is missing; {remedy}") from None
-    except MemoryError:
+    except (MemoryError, PermissionError):  # the latter names the file
         raise
-    except PermissionError as error:
-        raise PermissionError(f"the embedded data file {path} may not be read by you ({error.strerror})") from error
     except Exception as error:  # zipfile, zlib and numpy each have their own for a damaged archive
         raise ValueError(f"the embedded data file {path} cannot be read ({error}); {remedy}") from error
     if data.checksum() != EMBEDDED_SHA256:

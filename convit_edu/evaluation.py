@@ -24,8 +24,8 @@ def usable_device(name: str) -> torch.device:
         device = pick_device(name)
     except RuntimeError:
         raise ValueError(f"Unknown device {name!r}; known: cpu, cuda, mps, auto.") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type):
+    gpus = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= gpus.get(device.type, device.type == "cpu"):
         raise ValueError(f"There is no device {name} here that PyTorch can use; leave --device out to take the best.")
     return device
 

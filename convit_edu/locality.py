@@ -1,7 +1,7 @@
 """How far attention looks: non-locality (Eq 8), gates, and the centres and widths that heads have learned.
 
 Every layer is measured on its true input. The released code measures every layer on the raw patch embedding
-instead (reference: chapter 08). Chapters 04, 05 and 08 use this module.
+instead (reference: chapter 08).
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .attention import GPSA
+from .evaluation import evaluating
 from .model import ConViT
 from .positions import Grid, patch_distances
 
@@ -65,18 +66,6 @@ def attention_distance(weights: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return distance.mean((0, 2)), to_class.sum(-1).mean((0, 2))
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within this context a model is in evaluation mode; afterwards, whatever happens, each part is as it was."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
 @torch.no_grad()
 def attention_on(model: ConViT, images: Tensor) -> list[Tensor]:
     """The attention (B, H, N, N) of every layer on its true input, for normalised images (B, C, h, w).
@@ -90,9 +79,7 @@ def attention_on(model: ConViT, images: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def nonlocality(
-    model: ConViT, images: Tensor, batch_size: int = 64, shortcut: bool = False
-) -> NonLocality:
+def nonlocality(model: ConViT, images: Tensor, batch_size: int = 64, shortcut: bool = False) -> NonLocality:
     """Non-locality (Eq 8) of every layer and head on its true input, averaged over normalised images (B, C, h, w).
 
     With `shortcut=True` every layer is measured as the released code does it: on the raw patch embedding, without
@@ -170,26 +157,25 @@ def gates_at(model: ConViT, forced: Mapping[int, float]) -> Iterator[None]:
             raise ValueError(
                 f"A gate lies in [0, 1] and there are {len(found)} GPSA layers; got {gate} for layer {layer}."
             )
-    logits = {layer: torch.logit(torch.tensor(float(gate))) for layer, gate in forced.items()}
-    with _replaced([(found[layer].gating_param, logit) for layer, logit in logits.items()]):
+    with _filled({found[layer].gating_param: torch.tensor(float(gate)).logit() for layer, gate in forced.items()}):
         yield
 
 
 @contextmanager
 def masked_positions(model: ConViT) -> Iterator[None]:
     """Within this context the absolute position embeddings are zero (Table 5)."""
-    with _replaced([(model.pos_embed, torch.zeros(()))]):
+    with _filled({model.pos_embed: torch.zeros(())}):
         yield
 
 
 @contextmanager
-def _replaced(values: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """Parameters filled with other values, and put back whatever happens."""
-    kept = [parameter.detach().clone() for parameter, _ in values]
+def _filled(values: dict[Tensor, Tensor]) -> Iterator[None]:
+    """Parameters filled with one number each, and put back whatever happens."""
+    kept = {parameter: parameter.detach().clone() for parameter in values}
     try:
-        for parameter, value in values:
-            parameter.data.fill_(value.item())
+        for parameter, value in values.items():
+            parameter.data.fill_(value)
         yield
     finally:
-        for (parameter, _), old in zip(values, kept):
+        for parameter, old in kept.items():
             parameter.data.copy_(old)

@@ -8,7 +8,6 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,15 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import GPSA, SelfAttention, at_least_float32
+from .data import whole
 from .positions import Grid
 
 POOLS = ("token", "mean")
-
-
-def whole(name: str, value: object, least: int) -> None:
-    """ValueError unless `value` is a whole number of at least `least`."""
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +40,9 @@ class ConViTSettings:
             token takes no part; it stays in the state dict and asks for no gradient. With
             `local_up_to_layer` equal to `depth` no layer is left that a class token could attend in, and
             the model pools by the mean whatever `pool` says.
-        init_gain: how large the matrices of the blocks start. None: deviation 0.02, which is the paper's, made
-            for widths 192 to 1024. A number g (finite and above 0): deviation
-            g / sqrt(fan-in), so that a block adds as much to its input at any width. 0.02 is g = 0.28 at 192, 0.42
-            at 432 and 0.15 at 54, where a block adds next to nothing to its input and learning begins with a long
-            plateau. The head, `pos_proj`, `cls_token` and `pos_embed` keep 0.02: they add to a signal or end
-            it, and hand none on. `patch_embed.proj` keeps torch's start of a convolution, which follows its
-            fan-in already (deviation 0.58 / sqrt(fan-in)), and identity values stay the identity.
+        init_gain: None starts every matrix with deviation 0.02, as the paper, whose widths are 192 to 1024. A number g
+            above 0 starts those of the blocks with g / sqrt(fan-in), so that a block adds as much to its input at any
+            width (chapter 06). Head, `pos_proj`, tokens and patch embedding start as ever, identity values too.
     """
 
     img_size: int | Sequence[int] = 224
@@ -173,7 +163,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = Mlp(dim, int(dim * mlp_ratio + 1e-6))  # a ratio that was a quotient may fall short by its last bit
         self.drop_path_rate = 0.0  # set by the model, which knows the block's depth
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
@@ -205,13 +195,12 @@ class ConViT(nn.Module):
         self.cls_token = nn.Parameter(torch.empty(1, 1, s.embed_dim), requires_grad=self.pool == "token")
         self.pos_embed = nn.Parameter(torch.empty(1, G_h * G_w, s.embed_dim))  # absolute; the class token has none
 
-        def attention(layer: int) -> nn.Module:
-            if layer >= s.local_up_to_layer:
-                return SelfAttention(s.embed_dim, s.num_heads, s.qkv_bias)
-            start = s.locality_strength, s.positional_init, s.identity_values
-            return self.local_layer(s.embed_dim, s.num_heads, s.qkv_bias, *start)
-
-        self.blocks = nn.ModuleList(Block(attention(layer), s.embed_dim, s.mlp_ratio) for layer in range(s.depth))
+        sizes = s.embed_dim, s.num_heads, s.qkv_bias
+        start = s.locality_strength, s.positional_init, s.identity_values
+        self.blocks = nn.ModuleList()
+        for layer in range(s.depth):
+            attn = self.local_layer(*sizes, *start) if layer < s.local_up_to_layer else SelfAttention(*sizes)
+            self.blocks.append(Block(attn, s.embed_dim, s.mlp_ratio))
         self.norm = nn.LayerNorm(s.embed_dim, eps=1e-6)
         self.head = nn.Linear(s.embed_dim, s.num_classes) if s.num_classes else nn.Identity()
         self.set_drop_path(s.drop_path_rate)
@@ -247,20 +236,14 @@ class ConViT(nn.Module):
         for layer, block in enumerate(self.blocks):
             block.drop_path_rate = rate * layer / max(1, len(self.blocks) - 1)
 
-    def _deviation(self, name: str, fan_in: int) -> float:
-        """Of the initial weights of the linear layer with this name; see `init_gain`."""
-        gain = self._settings.init_gain
-        if gain is None or not name.startswith("blocks.") or name.endswith("pos_proj"):
-            return 0.02
-        return gain / fan_in**0.5
-
     def _init_weights(self) -> None:
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        gain = self._settings.init_gain
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
-                std = self._deviation(name, module.in_features)
-                nn.init.trunc_normal_(module.weight, std=std)
+                by_fan_in = gain and name.startswith("blocks.") and not name.endswith("pos_proj")
+                nn.init.trunc_normal_(module.weight, std=gain / module.in_features**0.5 if by_fan_in else 0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         # Only now: the loop above has redrawn v and pos_proj, and with them erased each GPSA's own start.
@@ -340,8 +323,7 @@ def create_model(name: str, seed: int | None = None, **overrides: Any) -> ConViT
     """A named configuration, with any constructor argument overridden.
 
     `create_model(name, local_up_to_layer=0)` is the DeiT of equal size to any ConViT. A `seed` fixes the initial
-    weights and leaves torch's own random state as it was. ValueError for an unknown name (the message lists the
-    known ones).
+    weights and leaves torch's own random state on the CPU as it was. ValueError for an unknown name.
     """
     if name not in CONFIGS:
         raise ValueError(f"Unknown model {name!r}; known: {', '.join(CONFIGS)}.")

@@ -1,7 +1,7 @@
 """To and from timm: official weights in, our weights out.
 
 `from convit_edu.parity import timm` is how tests and chapters import timm: a plain `import timm` fails beside
-a CPU-only torch. Nothing else in the package imports it. Chapter 05 uses this module.
+a CPU-only torch. Chapter 05 teaches with it.
 """
 
 import difflib
@@ -10,7 +10,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from ._torchvision import ensure_importable
 from .attention import GPSA, SelfAttention
-from .locality import evaluating, gpsa_layers
+from .evaluation import evaluating
+from .locality import gpsa_layers
 from .model import ConViT
 
 ensure_importable()
@@ -47,9 +48,10 @@ def from_timm(source: str | nn.Module, pretrained: bool = False) -> ConViT:
     if not isinstance(source, nn.Module):
         raise ValueError(f"from_timm takes a model of timm's or the name of one, not {source!r}.")
     kind = f"timm's {type(source).__name__}"
-    if dropping := {name.rpartition(".")[2] for name, module in source.named_modules() if _dropout_rate(module)}:
-        names = ", ".join(sorted(dropping))
-        raise ValueError(f"{kind} has dropout that ConViT lacks: {names}; create it with these rates at 0.")
+    # torch's Dropout has its rate as p, timm's PatchDropout as prob.
+    modules = source.named_modules()
+    if dropping := {name.rpartition(".")[2] for name, m in modules if getattr(m, "p", 0) or getattr(m, "prob", 0)}:
+        raise ValueError(f"{kind} has dropout that ConViT lacks: {', '.join(sorted(dropping))}; create it without.")
     state = dict(source.state_dict())
     if not isinstance(source, ConVit):
         state = _fold_class_position(state, source)
@@ -112,30 +114,19 @@ def _cache_alone_without_a_network() -> Iterator[None]:
     answered = threading.Event()
 
     def knock() -> None:  # in a thread, because to look up a name may take longer than any timeout
-        try:
+        with suppress(OSError):
             port = address.port or (80 if address.scheme == "http" else 443)
             socket.create_connection((address.hostname, port), PATIENCE).close()
             answered.set()
-        except OSError:
-            pass
 
-    thread = threading.Thread(target=knock, daemon=True)
-    proxies, before = urllib.request.getproxies(), constants.HF_HUB_OFFLINE
-    if not ({"https", "all"} & set(proxies)):
-        thread.start()
-        thread.join(PATIENCE)
-        constants.HF_HUB_OFFLINE = before or not answered.is_set()
+    before = constants.HF_HUB_OFFLINE
+    if not {"https", "all"} & set(urllib.request.getproxies()):
+        threading.Thread(target=knock, daemon=True).start()
+        constants.HF_HUB_OFFLINE = before or not answered.wait(PATIENCE)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
-
-
-def _dropout_rate(module: nn.Module) -> float:
-    """The rate of torch's dropout layers and of timm's for patches; 0 for every other module."""
-    if isinstance(module, nn.modules.dropout._DropoutNd):
-        return module.p
-    return module.prob if isinstance(module, timm.layers.PatchDropout) else 0.0
 
 
 @torch.no_grad()
@@ -189,18 +180,14 @@ def to_timm(model: ConViT) -> nn.Module:
     """
     config = model.config
     kinds = {type(block.attn) for block in model.blocks}
-    differing = [
-        name
-        for name, same in {
-            "img_size": config["img_size"][0] == config["img_size"][1],
-            "class_token_at": model.class_token_at == len(gpsa_layers(model)),
-            "pool": model.pool == "token",
-            "attention layers": kinds <= {GPSA, SelfAttention},
-            "head": isinstance(model.head, nn.Linear | nn.Identity),
-        }.items()
-        if not same
-    ]
-    if differing:
+    same = {
+        "img_size": config["img_size"][0] == config["img_size"][1],
+        "class_token_at": model.class_token_at == len(gpsa_layers(model)),
+        "pool": model.pool == "token",
+        "attention layers": kinds <= {GPSA, SelfAttention},
+        "head": isinstance(model.head, nn.Linear | nn.Identity),
+    }
+    if differing := [name for name in same if not same[name]]:
         raise ValueError(f"timm's ConViT has no equal to this model's {', '.join(differing)}.")
     shared = ["patch_size", "in_chans", "num_classes", "depth", "num_heads", "mlp_ratio", "qkv_bias"]
     shared += ["local_up_to_layer", "locality_strength", "drop_path_rate"]

@@ -6,7 +6,7 @@ one's own. Needs Pillow.
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -20,7 +20,6 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow knows m
 SUFFIXES = set(".bmp .gif .jfif .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split())
 LARGEST = 2**26  # pixels: what a file of 90 bytes can declare otherwise takes gigabytes to decode
 NARROWEST = 100  # long side over short side: resizing the short side would make the long one huge
-SIGHT: dict = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # EXIF's orientation -> the Transpose that sets it upright
 
 
 def read_picture(source: str | Path | bytes, mode: str = "RGB", name: str | None = None) -> "Image.Image":
@@ -31,7 +30,7 @@ def read_picture(source: str | Path | bytes, mode: str = "RGB", name: str | None
     for the picture in errors. Raises ValueError for what is no such picture, OSError for a file that cannot be opened,
     MemoryError where memory is short, which is no fault of the file's.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     name = name or (str(source) if isinstance(source, str | Path) else "This file")
     if isinstance(source, str | Path):
@@ -52,14 +51,17 @@ def read_picture(source: str | Path | bytes, mode: str = "RGB", name: str | None
                     f"of more than {NARROWEST} times the other"
                 )
             picture.load()
-            turn, seen = _turn(picture), _eight_bits(picture).convert(mode)
-            return seen if turn is None else seen.transpose(turn)
-    except MemoryError:
-        raise MemoryError(f"Too little memory is free to read {name}.") from None
+            try:
+                ImageOps.exif_transpose(picture, in_place=True)
+            except MemoryError:
+                raise
+            except Exception:  # EXIF data that cannot be read: nothing is known of the camera
+                pass
+            return _eight_bits(picture).convert(mode)
     except Exception as error:  # Pillow raises many kinds, depending on the format
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the picture
             raise
-        if "out of memory" in str(error):
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
             raise MemoryError(f"Too little memory is free to read {name}.") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
@@ -87,14 +89,6 @@ def _eight_bits(picture: "Image.Image") -> "Image.Image":
         clear = " with a transparent value" * picture.has_transparency_data
         raise ValueError(f"its pixels (Pillow's mode {mode}{clear}) cannot be shown faithfully in 8 bits; save it so")
     return found
-
-
-def _turn(picture: "Image.Image") -> "Image.Transpose | None":
-    """Pillow's Transpose that sets a loaded picture upright, or None."""
-    try:
-        return SIGHT.get(picture.getexif().get(0x0112))
-    except Exception:  # EXIF data that cannot be read: nothing is known of the camera
-        return None
 
 
 def class_files(
@@ -135,11 +129,9 @@ def _classes(folder: Path, left_out: list[str]) -> dict[str, list[str]]:
         if entry.name.startswith(".") or not entry.is_dir():
             loose.append(entry.path)
             continue
-        files = classes[entry.name] = []
-        _walk(entry.path, files, left_out, {here})
+        files = classes[entry.name] = sorted(os.path.relpath(p, folder) for p in _below(entry.path, left_out, {here}))
         if not files:
             raise ValueError(f"{entry.path} holds no image; put one there, or remove the class from train/ and val/.")
-        files[:] = sorted(os.path.relpath(file, folder) for file in files)
     pictures = [path for path in loose if _is_picture(path)]
     if pictures and not classes:
         known = os.path.basename(pictures[0]).startswith("ILSVRC2012_val_")
@@ -152,20 +144,18 @@ def _classes(folder: Path, left_out: list[str]) -> dict[str, list[str]]:
     return classes
 
 
-def _walk(folder: str, files: list[str], left_out: list[str], above: set[str]) -> None:
-    """Add the pictures below `folder` to `files`. `above`: the true paths of the folders that it lies in."""
+def _below(folder: str, left_out: list[str], above: set[str]) -> Iterator[str]:
+    """The pictures below `folder`; adds the rest to `left_out`. `above`: the true paths of the folders it lies in."""
     here = os.path.realpath(folder)
     if here in above:
         raise ValueError(f"{folder} is a link to a folder that it lies in; remove the link.")
     for entry in _entries(folder):
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or not (entry.is_dir() or _is_picture(entry.name)):
             left_out.append(entry.path)
         elif entry.is_dir():
-            _walk(entry.path, files, left_out, above | {here})
-        elif not _is_picture(entry.name):
-            left_out.append(entry.path)
+            yield from _below(entry.path, left_out, above | {here})
         elif entry.is_file():
-            files.append(entry.path)
+            yield entry.path
         else:
             kind = "a link to nothing" if entry.is_symlink() else "a pipe, a socket or a device"
             raise ValueError(f"{entry.path} is {kind}, not a picture; repair or remove it.")

@@ -1,7 +1,6 @@
 """Where patches stand to each other: offsets, distances, and the positional attention they give (Eqs 4-5).
 
 Patches are numbered row by row. An offset is key minus query, x = column and y = row, in patches.
-Chapters 04 and 12 use this module.
 """
 
 import math

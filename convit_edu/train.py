@@ -1,9 +1,9 @@
 """Training: one recipe for ConViT and DeiT alike (Section 4, at the size of one machine).
 
 AdamW with decay on matrices only, linear warm-up and cosine decay, label smoothing, stochastic depth, flips
-and padded crops; on demand random erasing, mixup and cutmix. A run is fixed by its recipe and seed, can be
+and padded crops. A run is fixed by its recipe and seed, can be
 interrupted, and resumes from its checkpoint exactly: every random number of a step depends on the seed and the
-step alone. Chapter 06 uses this module.
+step alone.
 """
 
 import math
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from tqdm.auto import tqdm
 
-from .augment import augment, mix, random_erasing
+from .augment import augment
 from .data import Dataset, batches, seeded
 from .evaluation import evaluate, evaluating, pick_device
 from .saving import identity_of, load_checkpoint, one_writer, save_checkpoint, set_weights, storable, unwrapped
@@ -35,10 +35,9 @@ Measure = Callable[[nn.Module, int], dict]  # model, steps done -> what was foun
 RANGES = (  # names of settings, their least and largest value, and that in words
     ("steps batch_size evaluations", 1, sys.float_info.max, "a whole number of at least 1"),
     ("warmup_steps crop_padding seed", 0, sys.float_info.max, "a whole number of at least 0"),
-    ("lr min_lr weight_decay mixup cutmix", 0.0, sys.float_info.max, "a finite number of at least 0"),
+    ("lr min_lr weight_decay", 0.0, sys.float_info.max, "a finite number of at least 0"),
     ("gate_speed", 0.0, sys.float_info.max, "a finite number of at least 0, or None"),
-    ("label_smoothing erasing", 0.0, 1.0, "a number from 0 to 1"),
-    ("drop_path", 0.0, math.nextafter(1, 0), "a number from 0 to below 1, or None"),
+    ("label_smoothing", 0.0, 1.0, "a number from 0 to 1"),
 )
 
 
@@ -53,11 +52,7 @@ class Recipe:
         gate_speed: how many times the learning rate of the rest the gates have; None is 1.
         weight_decay: on matrices only, never on biases, norms, gates, tokens or position embeddings.
         label_smoothing: probability spread over all classes, by the loss that `train` uses unless it is given another.
-        drop_path: stochastic depth of the last block, below 1; None leaves the model's own.
         flip, crop_padding: random horizontal flip; random crop after padding by so many pixels.
-        erasing: probability that an image has a rectangle of noise put into it; see `augment.random_erasing`.
-        mixup, cutmix: alpha of the Beta distribution that says how two images are mixed, 0 being off; see
-            `augment.mix`. With both on, each batch takes one of them, with probability 1/2.
         evaluations: how often, at equal distances, the test accuracy is measured; the last is at the end.
         precision: "float32", or "bfloat16" for autocast.
         seed: of data order, augmentation and stochastic depth.
@@ -72,12 +67,8 @@ class Recipe:
     warmup_steps: int = 30
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    drop_path: float | None = None
     flip: bool = True
     crop_padding: int = 2
-    erasing: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
     evaluations: int = 8
     precision: str = "float32"
     seed: int = 0
@@ -91,7 +82,7 @@ class Recipe:
         for names, least, largest, words in RANGES:
             for name in names.split():
                 value, kind = getattr(self, name), type(least)
-                if name in ("drop_path", "gate_speed") and value is None:
+                if name == "gate_speed" and value is None:
                     continue
                 right = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
                 if not (right and least <= kind(value) <= largest):
@@ -125,8 +116,8 @@ class History:
         loss: training loss of every step.
         accuracy: test accuracy in per cent, by number of steps done.
         seconds: time spent training and testing, over all parts of an interrupted run.
-        measured: what `measure` of `train` has found, by name and number of steps done; numbers and lists of them, so
-            that it can be saved with a checkpoint and written as JSON.
+        measured: what `measure` of `train` has found, by name and number of steps done; numbers, lists
+            of them and tensors, so that it can be saved with a checkpoint.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -174,14 +165,9 @@ def parameter_groups(model: nn.Module, weight_decay: float, gate_speed: float | 
 
 
 def training_step(
-    model: Callable[[Tensor], Tensor],
-    optimizer: Optimizer,
-    data: Dataset,
-    recipe: Recipe,
-    loss: Loss,
-    step: int,
+    model: Callable[[Tensor], Tensor], optimizer: Optimizer, data: Dataset, recipe: Recipe, loss: Loss, step: int,
     indices: Tensor,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Step number `step`, counted from 0, on the training images of `indices` (B,); returns the loss, on the device."""
     # Seeded by the step, so that a resumed run draws what an uninterrupted one would have drawn.
     generator = seeded(recipe.seed, "augment", step)
@@ -189,11 +175,6 @@ def training_step(
     indices = indices.to(data.train_images.device)
     images = augment(data.train_images[indices], generator, flip=recipe.flip, padding=recipe.crop_padding)
     images, targets = data.normalize(images), data.train_labels[indices]  # (B, C, h, w), (B,)
-    if recipe.erasing:
-        images = random_erasing(images, seeded(recipe.seed, "erasing", step), recipe.erasing)
-    if recipe.mixup or recipe.cutmix:  # targets (B,) become (B, num_classes)
-        generator = seeded(recipe.seed, "mix", step)
-        images, targets = mix(images, targets, data.num_classes, generator, recipe.mixup, recipe.cutmix)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
         logits = model(images)  # (B, num_classes)
     value = loss(images, logits.float(), targets)
@@ -206,16 +187,10 @@ def training_step(
 
 
 def train(
-    model: nn.Module,
-    data: Dataset,
-    recipe: Recipe,
-    device: str | torch.device = "auto",
-    checkpoint: str | Path | None = None,
-    label: str = "training",
-    loss: Loss | None = None,
-    measure: Measure | None = None,
-    compile: bool = False,
-) -> History:
+    model: nn.Module, data: Dataset, recipe: Recipe, device: str | torch.device = "auto",
+    checkpoint: str | Path | None = None, label: str = "training", loss: Loss | None = None,
+    measure: Measure | None = None, compile: bool = False,
+) -> History:  # fmt: skip
     """Train `model` in place, and return its history. It stays on `device`, in training mode.
 
     Args:
@@ -226,8 +201,8 @@ def train(
             from it and ends as if it had never stopped, given the model as it was at the start.
         label: what the progress bar says.
         loss: `loss(images, logits, targets)` in place of `Recipe.loss`. It sees the normalised images (B, C, h, w)
-            that the model has seen, logits (B, num_classes) in float32, and targets: labels (B,), or shares
-            (B, num_classes) after mixing. A checkpoint knows it by its attribute `identity`, or else by its name.
+            that the model has seen, logits (B, num_classes) in float32, and labels (B,). A checkpoint knows it by
+            its attribute `identity`, or else by its name.
         measure: `measure(model, step)`, called with the model in evaluation mode at the start and at every
             evaluation; returns what `History.measured` is to keep. A checkpoint knows it as it does the loss.
         compile: train through torch.compile, which needs a C++ compiler on a CPU and Triton on CUDA. The first
@@ -238,7 +213,7 @@ def train(
         ValueError: model and data do not fit, or the checkpoint is of another run or damaged.
         OSError: the checkpoint cannot be read or written, or another run writes it.
     Later:
-        FloatingPointError: loss or logits are no longer finite; says at which step. The last good checkpoint stays.
+        FloatingPointError: loss or logits are not finite; says at which step. The last good checkpoint stays.
     """
     device, inner = pick_device(device), unwrapped(model)
     checkpoint = None if checkpoint is None else Path(checkpoint).expanduser()
@@ -247,11 +222,6 @@ def train(
             held.enter_context(one_writer(checkpoint))
             identity = identity_of(model, data, recipe, loss, measure)
         model.to(device).train()
-        if recipe.drop_path is not None:
-            set_drop_path = getattr(inner, "set_drop_path", None)
-            if set_drop_path is None:
-                raise ValueError(f"{type(inner).__name__} has no stochastic depth; leave drop_path out of its recipe.")
-            set_drop_path(recipe.drop_path)
         forward = torch.compile(model) if compile else model
         data, loss = data.to(device), loss or recipe.loss
         few = replace(data, test_images=data.test_images[:100], test_labels=data.test_labels[:100])

@@ -1,7 +1,5 @@
 """The convolutional reference: shapes, size, seeds, and that the recipe of the transformers trains it."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -78,11 +76,3 @@ def test_it_trains_and_resumes_by_the_common_recipe(tmp_path):
     assert evaluate(again, fashion) == history.final_accuracy
     with pytest.raises(ValueError, match=r"it differs in model\.width"):
         train(create_cnn(width=8), fashion, recipe, checkpoint=path)
-
-
-def test_stochastic_depth_is_refused():
-    fashion = data.load("fashion_mnist_5k").subset(size=20)
-    recipe = Recipe(steps=1, drop_path=0.1)
-    with pytest.raises(ValueError, match="The CNN has no stochastic depth; leave drop_path out of its recipe"):
-        train(create_cnn(width=4), fashion, recipe)
-    CNN(width=4).set_drop_path(dataclasses.replace(recipe, drop_path=0.0).drop_path)

@@ -581,6 +581,8 @@ def test_checkpoints_that_cannot_be_read(pictures, whole, tmp_path, capsys, monk
     path.write_bytes((whole / "checkpoint.pt").read_bytes()[:1000])
     refused(capsys, command(pictures, tmp_path), f"{path} is no checkpoint of this program", "move it away")
     refused(capsys, command(pictures, tmp_path, "--evaluate", path), f"{path} is no checkpoint of this program")
+    torch.save({"identity": {}, "classes": [], "model": {}}, path)
+    refused(capsys, command(pictures, tmp_path, "--evaluate", path), f"{path} is no checkpoint of this program")
 
     def forbidden(*arguments, **options):  # the tests may run as root, who may read everything
         raise PermissionError(13, "Permission denied")

@@ -16,7 +16,7 @@ def test_p_and_deviation_of_an_estimate():
     edge = estimate([-1, 1 + 2e-9, 0, 3])
     assert (edge.p < 0.05) == (edge.low > 0 or edge.high < 0)
     assert math.isnan(estimate([3]).p) and math.isnan(estimate([3]).deviation)
-    assert estimate([2, 2, 2]).p == 0
+    assert estimate([2, 2, 2]).p == 0 and estimate([0, 0, 0]).p == 1
 
 
 def test_inside_is_the_inverse_of_the_quantile():

@@ -203,6 +203,12 @@ def test_the_hub_is_asked_only_where_it_answers(monkeypatch):
     assert offline == [True, False, False] and constants.HF_HUB_OFFLINE is False
 
 
+def test_a_hidden_width_that_is_no_simple_multiple_comes_over():
+    sizes = dict(img_size=32, depth=1, embed_dim=44, num_heads=4, mlp_ratio=49.5 / 44)
+    theirs = timm.create_model("deit_tiny_patch16_224", **sizes)
+    assert from_timm(theirs).blocks[0].mlp.fc1.out_features == theirs.blocks[0].mlp.fc1.out_features == 49
+
+
 @pytest.mark.parametrize("rate", ["proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_rate"])
 def test_dropout_that_ours_lacks_is_named(rate):
     for name in ("convit_tiny", "deit_tiny_patch16_224"):

@@ -22,15 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
-from convit_edu.augment import augment, mix, random_erasing
+from convit_edu.augment import augment
 from convit_edu.beyond.cnn import create_cnn
 from convit_edu.data import batches, seeded
+from convit_edu.evaluation import usable_device
 from convit_edu.saving import weights
 from convit_edu.train import Recipe, evaluate, parameter_groups, pick_device, train
 
-RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3, drop_path=0.2)
+RECIPE = Recipe(steps=12, batch_size=16, warmup_steps=3, evaluations=3)
 SHORT = dataclasses.replace(RECIPE, steps=2, evaluations=1)
-EVERYTHING = dataclasses.replace(RECIPE, erasing=0.5, mixup=0.8, cutmix=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def images():
 
 
 def fresh(**overrides):
-    sizes = {"embed_dim": 36, "depth": 2, "local_up_to_layer": 1}
+    """A small ConViT with stochastic depth, so that each step draws random numbers."""
+    sizes = {"embed_dim": 36, "depth": 2, "local_up_to_layer": 1, "drop_path_rate": 0.2}
     return create_model("convit_mini_28", **{"seed": 0} | sizes | overrides)
 
 
@@ -126,24 +127,16 @@ def test_training_learns(images):
     assert history.loss[-1] < history.loss[0] - 0.5
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{}, {"precision": "bfloat16"}, {"erasing": 0.6}, {"erasing": 0.6, "mixup": 0.8}, {"mixup": 0.8, "cutmix": 1.0}],
-)
+@pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}])
 def test_a_run_is_what_its_steps_by_hand_are_to_the_bit(images, options):
     recipe = dataclasses.replace(RECIPE, steps=4, evaluations=1, **options)
     history = train(fresh(), images, recipe, device="cpu")
     model, order = fresh().train(), batches(50, 16, recipe.seed)
-    model.set_drop_path(0.2)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
     for step in range(4):
         index = next(order)
         batch = images.normalize(augment(images.train_images[index], seeded(0, "augment", step)))
         targets = images.train_labels[index]
-        if recipe.erasing:
-            batch = random_erasing(batch, seeded(0, "erasing", step), 0.6)
-        if recipe.mixup:
-            batch, targets = mix(batch, targets, 10, seeded(0, "mix", step), 0.8, recipe.cutmix)
         torch.manual_seed(seeded(0, "dropout", step).initial_seed())
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = model(batch)
@@ -183,12 +176,12 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
 
 
-def test_a_run_that_mixes_erases_and_measures_resumes_to_the_same_result(images, tmp_path):
+def test_a_run_that_measures_resumes_to_the_same_result(images, tmp_path):
     path = tmp_path / "checkpoint.pt"
-    whole = train(fresh(), images, EVERYTHING, measure=head_norms)
+    whole = train(fresh(), images, RECIPE, measure=head_norms)
     with pytest.raises(KeyboardInterrupt):
-        train(before_step(fresh(), 6, press_ctrl_c), images, EVERYTHING, checkpoint=path, measure=head_norms)
-    resumed = train(fresh(), images, EVERYTHING, checkpoint=path, measure=head_norms)
+        train(before_step(fresh(), 6, press_ctrl_c), images, RECIPE, checkpoint=path, measure=head_norms)
+    resumed = train(fresh(), images, RECIPE, checkpoint=path, measure=head_norms)
     assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
     assert resumed.measured == whole.measured
     assert whole.measured["step"] == {0: 0, 4: 4, 8: 8, 12: 12}  # at the start and at every evaluation
@@ -197,12 +190,12 @@ def test_a_run_that_mixes_erases_and_measures_resumes_to_the_same_result(images,
 
 
 def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(images):
-    seen, recipe = [], dataclasses.replace(EVERYTHING, steps=4, evaluations=1, precision="bfloat16")
+    seen, recipe = [], dataclasses.replace(RECIPE, steps=4, evaluations=1, precision="bfloat16")
     model = fresh()
     model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]) if module.training else None)
 
     def halved(batch, logits, targets):
-        assert torch.equal(batch, seen[-1]) and logits.dtype == torch.float32 and targets.shape == (16, 10)
+        assert torch.equal(batch, seen[-1]) and logits.dtype == torch.float32 and targets.shape == (16,)
         return F.cross_entropy(logits, targets, label_smoothing=0.1) / 2
 
     history, plain = train(model, images, recipe, "cpu", loss=halved), train(fresh(), images, recipe, "cpu")
@@ -217,12 +210,11 @@ def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
     train(fresh(), images, RECIPE, checkpoint=path)
     state = torch.load(path, weights_only=True)
     del state["history"]["measured"]
-    for name in ("erasing", "mixup", "cutmix"):
-        assert state["identity"].pop(f"recipe.{name}") == 0
+    assert state["identity"].pop("recipe.gate_speed") is None
     torch.save(state, path)
     assert train(fresh(), images, RECIPE, checkpoint=path).loss == whole.loss
-    with pytest.raises(ValueError, match=r"it differs in recipe.erasing, recipe.mixup, recipe.cutmix"):
-        train(fresh(), images, EVERYTHING, checkpoint=path)
+    with pytest.raises(ValueError, match=r"it differs in recipe.gate_speed"):
+        train(fresh(), images, dataclasses.replace(RECIPE, gate_speed=2.0), checkpoint=path)
 
 
 def frozen():
@@ -454,7 +446,7 @@ def test_evaluation_leaves_every_part_in_its_mode_whatever_happens(images):
 
 
 def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images, tmp_path):
-    narrow, recipe = {"width": 4}, dataclasses.replace(RECIPE, drop_path=None)
+    narrow = {"width": 4}
     for model, words in (
         (fresh(num_classes=9), ["10 classes", "(100, 9)", "num_classes=10"]),
         (fresh(num_classes=1000), ["10 classes", "(100, 1000)"]),
@@ -466,10 +458,8 @@ def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images
     ):
         before_step(model, 0, lambda _: pytest.fail("a step was done"))
         with pytest.raises(ValueError) as found:
-            train(model, images, recipe, "cpu", tmp_path / "run.pt")
+            train(model, images, RECIPE, "cpu", tmp_path / "run.pt")
         assert all(word in str(found.value) for word in ["fashion_mnist_5k", *words]), found.value
-    with pytest.raises(ValueError, match="drop_path"):
-        train(torch.nn.Flatten(), images, RECIPE, "cpu")
     with pytest.raises(ValueError, match="10 classes"):
         evaluate(fresh(num_classes=1000), images, "cpu")
     assert not list(tmp_path.iterdir())
@@ -503,7 +493,7 @@ def test_mixed_precision_trains(images):
 
 
 def test_compiling_changes_the_training_step_alone(images, monkeypatch):
-    recipe, compiled, calls = dataclasses.replace(RECIPE, steps=3, drop_path=None), torch.compile, []
+    recipe, compiled, calls = dataclasses.replace(RECIPE, steps=3), torch.compile, []
 
     def without_compiler(model):
         traced = compiled(model, backend="aot_eager", fullgraph=True)  # all but the machine code
@@ -554,16 +544,15 @@ def test_no_step_needs_double_precision(images):
             return result
 
     with Watch():
-        train(fresh(), images, dataclasses.replace(EVERYTHING, steps=4), device="cpu")
+        train(fresh(), images, dataclasses.replace(RECIPE, steps=4), device="cpu")
     assert torch.float32 in seen and torch.uint8 in seen and torch.float64 not in seen
 
 
 BAD = {
     "steps batch_size evaluations": [0, -1, 1.0, 2.5, "3", True, None, math.nan],
     "warmup_steps crop_padding seed": [-1, 0.1, "3", False, None, math.nan],
-    "lr min_lr weight_decay mixup cutmix": [-0.1, math.nan, math.inf, "1e-3", True, None],
-    "label_smoothing erasing": [-0.1, 1.5, math.nan, "0.1", True, None],
-    "drop_path": [-0.1, 1, 1.5, math.nan, "0.1", False],
+    "lr min_lr weight_decay": [-0.1, math.nan, math.inf, "1e-3", True, None],
+    "label_smoothing": [-0.1, 1.5, math.nan, "0.1", True, None],
     "flip": [1, "no", None],
     "precision": ["float16", "int8", None],
 }
@@ -580,7 +569,7 @@ def test_a_setting_that_no_run_can_have_is_named(name, value):
 
 def test_settings_at_their_limits_are_taken():
     Recipe(steps=3, warmup_steps=30)  # a run shorter than its warm-up
-    Recipe(lr=0, min_lr=0, weight_decay=0, label_smoothing=1, erasing=1, drop_path=0.99, crop_padding=0, warmup_steps=0)
+    Recipe(lr=0, min_lr=0, weight_decay=0, label_smoothing=1, crop_padding=0, warmup_steps=0)
     with pytest.raises(ValueError, match="lr, 1e-06, to min_lr, which 1e-05"):
         Recipe(lr=1e-6)
     recipe = Recipe(seed=np.int64(3), lr=np.float32(0.5))
@@ -593,6 +582,15 @@ def test_device_auto(monkeypatch):
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda found=mps: found)
         assert pick_device("auto").type == expected
     assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_a_device_that_is_not_here_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert usable_device("cpu").type == "cpu" and usable_device("cuda:0").index == 0
+    for name in ("cuda:1", "mps", "meta"):
+        with pytest.raises(ValueError, match=f"There is no device {name} here"):
+            usable_device(name)
 
 
 def test_the_demo_prints_its_comparison_and_names_bad_input(capsys):

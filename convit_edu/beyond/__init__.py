@@ -1,1 +1,1 @@
-"""Beyond the paper: a small CNN, its recast as GPSA, other initial weights, distillation (chapters 10 and 11)."""
+"""Beyond the paper: CNNs, one recast as GPSA, a single softmax, initial weights, a teacher (chapters 09 to 11)."""

@@ -65,11 +65,6 @@ class CNN(nn.Module):
         self.head = nn.Linear(in_dim, num_classes)
         self._init_weights()
 
-    def set_drop_path(self, rate: float) -> None:
-        """For a recipe that sets stochastic depth: this network has none, so ValueError for any rate but 0."""
-        if rate != 0:
-            raise ValueError(f"The CNN has no stochastic depth; leave drop_path out of its recipe, or 0, not {rate}.")
-
     def _init_weights(self) -> None:
         # A block's last norm starts at 1. The common start at 0 would cost a short run: it grows by about the
         # learning rate each step, and until it has grown the 3 x 3 convolutions say little.

@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from ..evaluation import evaluating
+
 
 @torch.no_grad()
 def multiply_adds(model: nn.Module, image_shape: Sequence[int] | None = None) -> int:
@@ -16,9 +18,8 @@ def multiply_adds(model: nn.Module, image_shape: Sequence[int] | None = None) ->
     three times as much for each of its images.
     """
     shape = model.patch_embed.input_shape if image_shape is None else image_shape
-    training, like = model.training, next(model.parameters())
+    like = next(model.parameters())
     # The math kernel of attention is made of products that the counter sees; it counts each operation by itself.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.eval()(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
-    model.train(training)
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
     return counter.get_total_flops() // 2

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
+from ..evaluation import evaluating
 from ..model import ConViT
 from ..parity import timm
 from ..saving import write_in_one_move
@@ -251,9 +252,8 @@ def accuracy(
     shape = model.patch_embed.input_shape
     transform = timm.data.create_transform(shape, is_training=False, interpolation="bicubic", crop_pct=CROP)
     images = Subset(Images(files, transform), range(ranks.rank, len(files), ranks.world))
-    training, sums = model.training, torch.zeros(4, device=ranks.device)  # top-1, top-5, loss, not finite
-    model.to(ranks.device).eval()
-    try:
+    sums = torch.zeros(4, device=ranks.device)  # top-1, top-5, loss, not finite
+    with evaluating(model.to(ranks.device)):
         for pixels, labels in loader(images, ranks.device, workers, batch_size=batch):
             labels = labels.to(ranks.device)
             with autocast(ranks.device, precision):
@@ -261,8 +261,6 @@ def accuracy(
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]  # (B, 5)
             loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
             sums += torch.stack([best[:, 0].sum(), best.sum(), loss, (~logits.isfinite()).any(1).sum()])
-    finally:
-        model.train(training)
     top1, top5, loss, bad = sum(ranks.gather(sums.cpu().double())).tolist()
     if bad:
         raise Refusal(f"The model's logits are not finite for {bad:.0f} of {len(files)} images below {files.root}.")
@@ -300,7 +298,9 @@ def read_checkpoint(path: Path) -> dict:
         raise ValueError(f"{path} is no file.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return state if all(state[name] for name in ("identity", "classes", "model")) else {}
+        if not all(state[name] for name in ("identity", "classes", "model")):
+            raise KeyError("empty")
+        return state
     except MemoryError:
         raise
     except OSError as error:

@@ -6,6 +6,7 @@ Intervals are at 95 %, over seeds: they speak of seeds and subsets, not of the c
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, mean, stdev
 
 
@@ -22,6 +23,7 @@ def inside(t: float, freedom: int) -> float:
     return math.sin(angle) * total
 
 
+@lru_cache
 def student_t(freedom: int, confidence: float = 0.95) -> float:
     """The two-sided quantile of Student's t for so many degrees of freedom, e.g. 2.776 for 4."""
     if freedom < 1 or not 0 < confidence < 1:
@@ -62,7 +64,9 @@ class Estimate:
         """The two-sided p-value of a mean of 0; NaN for one seed."""
         if self.n < 2:
             return math.nan
-        return 1 - inside(student_t(self.n - 1) * abs(self.mean) / self.half, self.n - 1) if self.half else 0.0
+        if not self.half:  # no spread at all
+            return float(self.mean == 0)
+        return 1 - inside(student_t(self.n - 1) * abs(self.mean) / self.half, self.n - 1)
 
     @property
     def signed(self) -> str:
