@@ -35,8 +35,9 @@ def content_scores(q: Tensor, k: Tensor) -> Tensor:
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V for (B, H, N, d) tensors, without storing the N x N softmax.
 
-    The exception is bfloat16 on a CPU: there the backward pass of the fused kernel takes up to ten times as
-    long as an explicit softmax, so up to 1,024 tokens the softmax is explicit.
+    The exception is bfloat16 on a CPU: there the backward pass of the fused kernel may take up to ten times as
+    long as an explicit softmax, so up to 1,024 tokens the softmax is explicit. (It depends on the CPU: on one with
+    AVX2 and no more the fused kernel took a third of the time.)
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.shape[-2] <= 1024:
         scores = (q * q.shape[-1] ** -0.5) @ k.mT  # (B, H, N, N)

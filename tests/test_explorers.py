@@ -153,7 +153,7 @@ def test_importing_it_needs_neither_timm_nor_matplotlib():
 
 def as_bytes(text):
     """The way back from `networks.as_text`."""
-    back = {new: chr(old) for old, new in networks.SIGNS.items()}
+    back = {new: chr(old) for old, new in networks.LETTERS.items()}
     return base64.b85decode(text.translate(back))
 
 

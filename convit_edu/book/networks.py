@@ -17,7 +17,7 @@ from ..lab import records
 from ..model import ConViT
 
 # RFC 1924's 85 signs without those that mean something in HTML (<, &) or look like a progress bar (%).
-SIGNS = str.maketrans("<&%", ",.:")
+LETTERS = str.maketrans("<&%", ",.:")
 SMALL = 1000  # numbers: a matrix with fewer, such as `pos_proj.weight`, stays float16
 LEVELS = 127
 CONFIG = ("patch_size", "embed_dim", "depth", "num_heads", "local_up_to_layer")
@@ -25,7 +25,7 @@ CONFIG = ("patch_size", "embed_dim", "depth", "num_heads", "local_up_to_layer")
 
 def as_text(content: bytes) -> str:
     """Bytes as signs that may stand in HTML and in JSON, five for every four bytes; zeros fill up the last four."""
-    return base64.b85encode(content, pad=True).decode().translate(SIGNS)
+    return base64.b85encode(content, pad=True).decode().translate(LETTERS)
 
 
 def packed(model: nn.Module) -> dict:

@@ -14,7 +14,7 @@ from ..beyond.initial_weights import STARTS
 from ..beyond.recast import PatchCNN
 from ..model import CONFIGS, ConViTSettings
 from ..train import Recipe
-from .run_config import RunConfig, whole
+from .run_config import RunConfig, with_defaults
 from .scales import ARMS, LEARNING_RATES, Scale
 
 SEARCH_SEEDS = 2
@@ -137,12 +137,12 @@ class Grid:
             model["local_up_to_layer"] = 0
             if "DeiT, few heads" in (arm, self.settings.best_deit if arm == "DeiT" else None):
                 model["num_heads"] = few
-        return whole(ConViTSettings, {"mixing": "gated"} | model)  # which class: see `RunConfig.build`
+        return with_defaults(ConViTSettings, {"mixing": "gated"} | model)  # which class: see `RunConfig.build`
 
     def cnn(self) -> dict:
         base = CONFIGS[self.scale.model]
         given = dict(in_chans=base.get("in_chans", 3), num_classes=base["num_classes"], width=self.scale.cnn_width)
-        return whole(CNN, given)
+        return with_defaults(CNN, given)
 
     def cell(
         self,
@@ -333,13 +333,13 @@ class Grid:
         cell = self.cell(label, "CNN", lr=lr or RECAST_CHOSEN[arm][0], **given)
         config = replace(
             cell.config, recipe=replace(cell.config.recipe, steps=steps, warmup_steps=steps // 10),
-            network="PatchCNN", model=whole(PatchCNN, shape),
+            network="PatchCNN", model=with_defaults(PatchCNN, shape),
         )  # fmt: skip
         if arm in ("ConViT", "recast"):
             wide = shape | dict(value_dim=shape["embed_dim"], local_up_to_layer=shape["depth"], num_heads=9)
             wide |= {"locality_strength": RECAST_STRENGTH} if arm == "recast" else {}
             probe = not given.get("held_out", False)
-            model = whole(ConViTSettings, {"mixing": "gated"} | wide)
+            model = with_defaults(ConViTSettings, {"mixing": "gated"} | wide)
             config = replace(config, network="WideConViT", model=model, probe=probe)
         if arm in ("CNN, trained on", "recast"):
             config = replace(config, start=self.recast_cell({}, "CNN", **given | {"evaluations": 1}).config)

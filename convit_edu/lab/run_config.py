@@ -80,7 +80,7 @@ class RunConfig:
         """As it stands in a record. What is off is left out: an option added later, off by default, renames no run."""
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "network"}
         kind = {} if self.network == "ConViT" else {"kind": self.network}
-        found |= {"model": kind | self.model, "recipe": whole(type(self.recipe), asdict(self.recipe))}
+        found |= {"model": kind | self.model, "recipe": with_defaults(type(self.recipe), asdict(self.recipe))}
         found |= {name: before.as_json() for name in ("teacher", "start") if (before := getattr(self, name))}
         return {name: value for name, value in found.items() if value}
 
@@ -121,7 +121,7 @@ class RunConfig:
         return model
 
 
-def whole(function: Callable, given: dict) -> dict:
+def with_defaults(function: Callable, given: dict) -> dict:
     """All arguments of a call, defaults included, but for those that are off by default and left off."""
     defaults = _defaults(function)
     return {name: value for name, value in (defaults | given).items() if value or defaults[name]}
