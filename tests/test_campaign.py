@@ -184,6 +184,11 @@ def test_more_seeds_are_added_and_fewer_take_none_away(out):
     assert [run["seed"] for run in read(out, "psa")] == [0, 1, 2] * 3
 
 
+def test_a_gpu_has_four_runs_side_by_side_and_a_cpu_one_for_each_core(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 7)
+    assert [campaign.default_jobs(torch.device(name)) for name in ("cpu", "cuda", "mps")] == [7, 4, 4]
+
+
 def test_the_time_that_is_left_counts_shared_runs_once(tmp_path):
     def seconds(*names, seeds=2):
         return campaign.seconds_left(list(names), REHEARSAL, tmp_path, seeds)

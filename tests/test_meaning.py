@@ -45,9 +45,9 @@ class Says(nn.Module):
 @pytest.fixture(autouse=True)
 def on_planted_images(monkeypatch):
     monkeypatch.setattr(worker, "dataset", lambda name, root: planted())
-    worker._trained.cache_clear()
+    worker.model_before.cache_clear()
     yield
-    worker._trained.cache_clear()
+    worker.model_before.cache_clear()
 
 
 def config_of(recipe=(), **config):

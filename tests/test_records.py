@@ -196,7 +196,7 @@ def model():
 
 
 def test_a_checkpoint_comes_back_as_the_same_model_up_to_half_precision(model, tmp_path):
-    content = records.checkpoint_bytes(model, "an id")
+    content = records.weights_bytes(model, "an id")
     records.write_bytes(tmp_path / "laptop" / "convit.safetensors", content)
     assert len(content) < 2.1 * sum(p.numel() for p in model.parameters()) + 4000
     found = records.checkpoint("convit", folder=tmp_path)
@@ -212,7 +212,7 @@ def test_a_missing_or_damaged_checkpoint_is_named(model, tmp_path):
     path = tmp_path / "laptop" / "deit.safetensors"
     with pytest.raises(RecordError, match=r"There is no checkpoint .*make it with: convit-edu run check"):
         records.checkpoint("deit", folder=tmp_path)
-    content = records.checkpoint_bytes(model, "an id")
+    content = records.weights_bytes(model, "an id")
     from safetensors.torch import save
 
     for bad in (b"", content[: len(content) // 2], save({"a": torch.zeros(1)}), save({}, {"convit_edu": "{}"})):

@@ -28,7 +28,7 @@ from ..beyond.cost import multiply_adds
 from ..evaluation import usable_device
 from ..train import progress
 from . import records
-from .experiments import LEARNING_RATES, Cell, Settings, check_name, closest, grid
+from .experiments import LEARNING_RATES, Cell, Settings, check_name, grid
 from .results import cells_of, settings, unasked
 from .run import dataset, perform
 from .run_config import RunConfig, create
@@ -148,8 +148,7 @@ def run(
         ValueError: an unknown name, scale or device, a record that cannot be read or written, too many jobs.
         FileNotFoundError: the data are not where they should be.
     """
-    if scale_name not in SCALES:
-        raise ValueError(f"Unknown scale {scale_name!r}{closest(scale_name, SCALES)}; known: {', '.join(SCALES)}.")
+    check_name(scale_name, SCALES, "scale")
     for name in names:  # all of them, before time is spent on the first
         check_name(name)
     scale, where, out = SCALES[scale_name], usable_device(device), Path(out).expanduser()

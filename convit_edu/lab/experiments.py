@@ -367,16 +367,12 @@ NAMES = (
 )  # fmt: skip
 
 
-def check_name(name: str) -> None:
-    """ValueError for an unknown experiment."""
-    if name not in NAMES:
-        raise ValueError(f"Unknown experiment {name!r}{closest(name, NAMES)}; known: {', '.join(NAMES)}.")
-
-
-def closest(name: str, known: Iterable[str]) -> str:
-    """" (did you mean NAME?)" where a known name is like this one, else nothing."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {found[0]}?)" if found else ""
+def check_name(name: str, known: Iterable[str] = NAMES, what: str = "experiment") -> None:
+    """ValueError for a name that is not known; it names the closest that is."""
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"Unknown {what} {name!r}{hint}; known: {', '.join(known)}.")
 
 
 def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:

@@ -180,20 +180,17 @@ def half(model: ConViT) -> dict[str, Tensor]:
     return {name: value.detach().half().cpu().clone() for name, value in model.state_dict().items()}
 
 
-def checkpoint_bytes(model: ConViT, run_id: str) -> bytes:
-    """A model's weights in float16 and its configuration, as the content of a safetensors file."""
-    return _weights_bytes(half(model), model, run_id)
+def weights_bytes(model: ConViT, run_id: str, kept: dict[int, dict[str, Tensor]] | None = None) -> bytes:
+    """A model's weights in float16, with its configuration, as the content of a safetensors file.
 
-
-def moments_bytes(model: ConViT, kept: dict[int, dict[str, Tensor]], run_id: str) -> bytes:
-    """Weights in float16 by the number of training steps done, as the content of a safetensors file."""
-    return _weights_bytes({f"{n}.{name}": value for n, found in kept.items() for name, value in found.items()},
-                          model, run_id)  # fmt: skip
-
-
-def _weights_bytes(weights: dict[str, Tensor], model: ConViT, run_id: str) -> bytes:
+    Or, where they are `kept` by the number of training steps done, those.
+    """
     from safetensors.torch import save
 
+    if kept is None:
+        weights = half(model)
+    else:
+        weights = {f"{step}.{name}": value for step, found in kept.items() for name, value in found.items()}
     # A single entry: the order of several is not fixed, and the same run should give the same bytes.
     return save(weights, {"convit_edu": json.dumps({"config": model.config, "run": run_id})})
 
@@ -213,8 +210,7 @@ def checkpoint(
         keys = [key for key in file.keys() if key.startswith(start)]
         if not keys:
             raise KeyError(f"no weights after {step} steps")
-        retired = {"mixing": "gated", "attn_drop_rate": 0.0, "proj_drop_rate": 0.0}  # settings of older files
-        model = ConViT(**{key: value for key, value in config.items() if retired.get(key, ...) != value})
+        model = ConViT(**config)
         model.load_state_dict({key.removeprefix(start): file.get_tensor(key).float() for key in keys})
         return model.eval()
 

@@ -6,7 +6,7 @@ from statistics import mean
 
 from . import records
 from .claims import speeds, timed, verdicts
-from .experiments import NAMES, Grid, closest, scores
+from .experiments import NAMES, Grid, check_name, scores
 from .intervals import Estimate, Missing, compare, estimate, paired, student_t
 from .results import Results, unasked
 from .scales import SCALES
@@ -200,8 +200,8 @@ def text(names: Sequence[str], scale: str | None, out: Path) -> str:
         ValueError: an unknown experiment or scale, a record that cannot be read, or nothing recorded at all.
     """
     for name, known, what in (*((name, (*NAMES, "speed"), "experiment") for name in names), (scale, SCALES, "scale")):
-        if name and name not in known:
-            raise ValueError(f"Unknown {what} {name!r}{closest(name, known)}; known: {', '.join(known)}.")
+        if name:
+            check_name(name, known, what)
     wanted = [name for name in NAMES if not names or name in names]
     scales = [scale] if scale else list(SCALES)
     parts = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from . import records
-from .experiments import NAMES, Cell, Settings, check_name, choose, closest, grid
+from .experiments import NAMES, Cell, Settings, check_name, choose, grid
 from .intervals import Missing, paired
 from .records import Runs
 from .scales import SCALES, Scale
@@ -61,8 +61,7 @@ class Results:
 
     def __init__(self, name: str, scale: str = "laptop", folder: str | Path | None = None):
         check_name(name)
-        if scale not in SCALES:
-            raise ValueError(f"Unknown scale {scale!r}{closest(scale, SCALES)}; known: {', '.join(SCALES)}.")
+        check_name(scale, SCALES, "scale")
         self.name, self.scale = name, SCALES[scale]
         found, runs = records.read_all(records.shipped() if folder is None else folder), []
         with suppress(ValueError):  # no search at this scale, so nothing that could be asked for

@@ -108,8 +108,8 @@ def perform(config: RunConfig, seed: int, device: str, root: str | None, checkpo
     }  # fmt: skip
     if config.save:
         run_id = config.identity(seed)
-        answer["weights"] = records.checkpoint_bytes(model, run_id)
-        answer["moments"] = records.moments_bytes(model, moments, run_id)
+        answer["weights"] = records.weights_bytes(model, run_id)
+        answer["moments"] = records.weights_bytes(model, run_id, moments)
     return answer
 
 
@@ -130,16 +130,12 @@ def images_of(config: RunConfig, seed: int, root: str | None) -> data.Dataset:
 
 
 @lru_cache(maxsize=8)
-def _trained(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+def model_before(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
+    """A model that a run needs trained before it, and the seconds that took; trained once for all runs of a process."""
     model, recipe = config.build(seed), replace(config.recipe, seed=seed)
     compiled = worth_compiling(recipe, device)
     history = train(model, images_of(config, seed, root), recipe, device, compile=compiled)
     return model.eval(), history.seconds
-
-
-def model_before(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, float]:
-    """A model that a run needs trained before it, and the seconds that took; trained once for all runs of a process."""
-    return _trained(config, seed, device, root)
 
 
 def starting_model(config: RunConfig, seed: int, device: str, root: str | None) -> tuple[nn.Module, dict, float]:
