@@ -96,6 +96,7 @@ def test_cuda_agrees_with_the_cpu(dtype):
     assert (output.cpu().double() - exact(x64, (5, 7))).abs().max() < bound * exact(x64, (5, 7)).abs().max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("strength", [0.0, 1.0, 1e4])
 def test_any_strength_on_a_large_grid_stays_finite(dtype, strength):

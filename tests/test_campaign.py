@@ -25,6 +25,8 @@ from convit_edu.lab.experiments import LEARNING_RATES
 from convit_edu.lab.results import Results, cells_of, settings
 from convit_edu.lab.scales import SCALES
 
+pytestmark = pytest.mark.slow
+
 REHEARSAL = SCALES["laptop-rehearsal"]
 ANSWER = {"result": {"accuracy": 1.0}, "history": {"loss": [2.0]}, "meta": {"seconds": 1.0}}
 

@@ -64,6 +64,7 @@ def test_other_than_three_stages_are_refused(blocks):
         CNN(blocks=blocks)
 
 
+@pytest.mark.slow
 def test_it_trains_and_resumes_by_the_common_recipe(tmp_path):
     fashion, path = data.load("fashion_mnist_5k").subset(size=500), tmp_path / "cnn.pt"
     recipe = Recipe(steps=30, batch_size=32, lr=1e-2, warmup_steps=3, evaluations=2, flip=False)

@@ -12,6 +12,8 @@ import pytest
 from loading import ROOT, module_at
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def compat():

@@ -605,6 +605,7 @@ def new_python(*arguments):
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_script_names_a_missing_file(tmp_path):
     done = new_python(SCRIPT, tmp_path, "--out", tmp_path / "out.npz")
     assert done.returncode == 1 and "holds neither train-images-idx3-ubyte.gz" in done.stderr

@@ -115,6 +115,7 @@ def test_the_arms_differ_in_the_teacher_alone_and_share_the_other_runs():
     assert len(found) == 4
 
 
+@pytest.mark.slow
 def test_a_run_says_how_good_its_teacher_is():
     found = cells("distillation", "laptop-rehearsal")
     config = found[json.dumps({"arm": "DeiT", "teacher": "CNN"})]

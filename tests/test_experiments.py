@@ -140,6 +140,7 @@ def test_a_seed_fixes_the_initial_weights():
 # --- fairness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [LAPTOP, COLOUR, GPU], ids=lambda scale: scale.name)
 def test_pairs_have_the_same_size(scale):
     pairs = [("size", {"size": size}) for size in scale.sizes] + [("psa", {})]
@@ -337,6 +338,7 @@ def built(configs):
     return [(config, config.build(0).eval()) for config in different.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [LAPTOP, COLOUR, GPU], ids=lambda scale: scale.name)
 def test_every_configuration_builds_a_model_for_its_images_and_has_an_estimate(scale):
     shapes = {"fashion_mnist_5k": (1, 28, 10), "cifar100": (3, 32, 100), "imagenette": (3, 96, 10)}

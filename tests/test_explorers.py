@@ -143,6 +143,7 @@ def test_it_is_described_and_its_controls_have_labels(explorers, kind):
     assert len(set(grids)) == len(grids) == {"positional": 3, "whole": 7, "layer": 5, "small": 2}[kind]
 
 
+@pytest.mark.slow
 def test_importing_it_needs_neither_timm_nor_matplotlib():
     code = "import sys, convit_edu.book.explorers; print({'timm', 'matplotlib'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
@@ -282,6 +283,7 @@ def rehearsal():
     return experiments.grid("checkpoints", SCALES["laptop-rehearsal"], chosen)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path, one_thread):
     config = rehearsal()[0].config
     first = worker.perform(config, 0, "cpu", None, None)
@@ -295,6 +297,7 @@ def test_a_run_that_is_saved_keeps_its_moments_and_nothing_else_changes(tmp_path
         assert torch.equal(kept, initial.half().float())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_the_weights_of_its_start(tmp_path):
     config, fashion = rehearsal()[0].config, data.load("fashion_mnist_5k")
     fashion = dataclasses.replace(fashion, test_images=fashion.test_images[:50], test_labels=fashion.test_labels[:50])

@@ -134,6 +134,7 @@ def test_one_of_several_processes_leaves_without_taking_gloo_down(tmp_path, monk
     assert ended == [2] and "nothing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_rank_is_killed_and_two_processes_or_one_go_on_as_if_nothing_had_been(pictures, whole, tmp_path):
     killer, two, one = tmp_path / "killer.py", tmp_path / "two", tmp_path / "one"
     killer.write_text(KILLER)
@@ -151,6 +152,7 @@ def test_a_rank_is_killed_and_two_processes_or_one_go_on_as_if_nothing_had_been(
     assert_same_run(one, whole)
 
 
+@pytest.mark.slow
 def test_the_first_of_two_says_it_and_both_leave(pictures, tmp_path):
     """Without torchrun, which would end the second when the first has left. Rank 1 alone sees a folder without val/."""
     (tmp_path / "train" / "a").mkdir(parents=True)
@@ -173,6 +175,7 @@ def test_the_first_of_two_says_it_and_both_leave(pictures, tmp_path):
 # --- one process: stop, resume, logs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "kept"), [(4, 5), (5, 6)], ids=["within an epoch", "before a test"])
 def test_ctrl_c_keeps_what_was_done(pictures, whole, tmp_path, monkeypatch, capsys, at, kept):
     step = Training.train_step
@@ -192,6 +195,7 @@ def test_ctrl_c_keeps_what_was_done(pictures, whole, tmp_path, monkeypatch, caps
     assert_same_run(tmp_path, whole)
 
 
+@pytest.mark.slow
 def test_readers_and_exchanges_change_nothing(pictures, whole, tmp_path):
     assert main(command(pictures, tmp_path, "--workers", 2, "--sync-every", 100)) == 0
     assert_same_run(tmp_path, whole)
@@ -216,12 +220,14 @@ def test_logs(whole):
     assert record["run"]["model"] == "convit_mini_32" and record["run"]["global_batch"] == 16
 
 
+@pytest.mark.slow
 def test_it_learns(pictures, tmp_path):
     plain = ["--mixup", 0, "--cutmix", 0, "--erasing", 0, "--rand-augment", "", "--color-jitter", 0, "--drop-path", 0]
     assert main(command(pictures, tmp_path, *plain, "--epochs", 8, "--lr", 0.1, "--repeats", 1)) == 0
     assert log(tmp_path)["epochs"][-1]["top1"] > 60
 
 
+@pytest.mark.slow
 def test_moving_average_and_rare_tests(pictures, tmp_path):
     more = ["--ema", 0.5, "--test-every", 2, "--precision", "bfloat16"]
     assert main(command(pictures, tmp_path, *more)) == 0
@@ -465,6 +471,7 @@ def test_logits_that_are_no_numbers_are_no_accuracy(pictures, whole, tmp_path, c
 # --- unreadable images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_an_unreadable_image_ends_the_run_by_name_and_once_replaced_the_run_goes_on(

@@ -21,6 +21,7 @@ COMPILER = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=COMPILER)])
 @pytest.mark.parametrize("layer_type", [GPSA, SelfAttention])
 def test_one_compiled_layer_serves_three_grids(backend, layer_type):
@@ -192,6 +193,7 @@ def _two_steps(model: nn.Module, share: slice) -> None:
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
     alone = create_model("convit_mini_28", seed=0, depth=2, local_up_to_layer=1)

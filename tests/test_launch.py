@@ -10,6 +10,8 @@ import pytest
 from loading import ROOT, module_at
 from packaging.requirements import Requirement
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = ROOT / "book" / "_ext" / "launch.py"
 GITHUB, GITLAB = "https://github.com/ada/convit", "https://gitlab.com/ada/convit"
 

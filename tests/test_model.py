@@ -284,6 +284,7 @@ def test_bad_calls_are_named():
         create_model("convit_huge")
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_neither_timm_nor_torchvision_nor_matplotlib():
     code = "import sys, convit_edu; print([m for m in ('timm', 'torchvision', 'matplotlib') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

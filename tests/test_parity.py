@@ -65,6 +65,7 @@ def test_odd_small_configurations_equal_timm(heads, strength, side, depth, local
     assert largest_difference(ours, theirs, images) < 1e-9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["convit_tiny", "convit_small", "convit_base"])
 def test_the_papers_sizes_equal_timm_at_224_pixels(name):
     torch.manual_seed(0)
@@ -147,6 +148,7 @@ def test_what_is_no_model_is_named(source):
         from_timm(source)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure", [socket.gaierror(-2, "Name or service not known"), TimeoutError(), URLError("unreachable")]
 )
@@ -164,6 +166,7 @@ def refuse(*_, **__):
     raise OSError("no route")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [RuntimeError("No pretrained weights exist"), PermissionError("the cache is read-only"), KeyboardInterrupt(),
@@ -180,6 +183,7 @@ def test_other_failures_are_not_called_a_missing_network(monkeypatch, failure):
     assert raised.value is failure
 
 
+@pytest.mark.slow
 def test_the_hub_is_asked_only_where_it_answers(monkeypatch):
     """huggingface_hub repeats its questions to a host that does not answer for most of a minute."""
     from huggingface_hub import constants

@@ -125,6 +125,7 @@ def bomb_webp(wide, high):
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read as Linux tells it")
 def test_a_small_file_that_declares_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
     (tmp_path / "bomb.webp").write_bytes(bomb_webp(13_000, 13_000))

@@ -66,6 +66,7 @@ def test_figures_of_marks_are_svg_and_heat_maps_png_at_twice_the_density():
     plots.plt.close("all")
 
 
+@pytest.mark.slow
 def test_a_kernel_stores_both(tmp_path):
     """In a kernel of its own, with whatever matplotlib-inline has set up before or after."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")

@@ -364,6 +364,7 @@ def test_the_arms_start_from_one_cnn_and_have_as_many_steps():
     assert cnn.start.recipe.steps == first and scratch.start is None
 
 
+@pytest.mark.slow
 def test_a_run_records_what_the_recast_and_the_gates_cost():
     found = {label["arm"]: config for label, config in configs("recast", "laptop-rehearsal")}
     results = {arm: worker.perform(found[arm], 0, "cpu", None, None)["result"] for arm in list(found)[:3]}
@@ -379,6 +380,7 @@ def test_a_recast_model_is_the_one_of_its_configuration():
     assert recast(cnn, **config.recast, seed=0).config == config.build(0).config
 
 
+@pytest.mark.slow
 def test_training_on_does_not_change_the_model_that_others_start_from():
     found = {label["arm"]: config for label, config in configs("recast", "laptop-rehearsal")}
     first, again = (worker.perform(found["recast, gates from 0.95"], 1, "cpu", None, None) for _ in range(2))

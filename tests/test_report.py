@@ -287,6 +287,7 @@ def test_tables_show_what_was_recorded(folder):
     assert metric[0] == ["ConViT", "1", "3.00", "2.00", f"-1.00 ± {HALF:.2f}"] and len(metric) == 8
 
 
+@pytest.mark.slow
 def test_every_experiment_has_tables_also_with_one_seed_or_with_half_of_its_runs(folder, tmp_path):
     for name in NAMES:
         write(tmp_path / "one" / name, name, lambda run: run["seed"] == 0)

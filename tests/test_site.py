@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SITE = Path(__file__).resolve().parents[1] / "_build" / "html"
 MAX_ADDED = 1_000_000  # bytes a page adds to the theme and MathJax: its HTML and its pictures
 

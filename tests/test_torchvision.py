@@ -33,6 +33,7 @@ assert before in (None, torchvision)
 """
 
 
+@pytest.mark.slow
 def test_operators_are_there_where_a_plain_import_has_them():
     """In fresh processes: a name that is registered twice would end them."""
     plain_first, ours = (

@@ -120,6 +120,7 @@ def test_history_and_evaluation(images):
     assert evaluate(model, images) == pytest.approx(by_hand) and not model.training
 
 
+@pytest.mark.slow
 def test_training_learns(images):
     recipe = Recipe(steps=60, batch_size=50, lr=4e-3, warmup_steps=10, evaluations=1, flip=False)
     history = train(fresh(), images, recipe)
@@ -149,6 +150,7 @@ def test_a_run_is_what_its_steps_by_hand_are_to_the_bit(images, options):
         assert loss.item() == history.loss[step]
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_a_run_to_the_bit(images):
     state = torch.get_rng_state()
     runs = [train(fresh(), images, dataclasses.replace(RECIPE, seed=seed)) for seed in (5, 5, 6)]
@@ -157,6 +159,7 @@ def test_a_seed_fixes_a_run_to_the_bit(images):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_after", [5, 8, 11])
 def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     """Stopped between checkpoints (after 4 and 8 steps) or at one, as by Ctrl-C."""
@@ -176,6 +179,7 @@ def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
 
 
+@pytest.mark.slow
 def test_a_run_that_measures_resumes_to_the_same_result(images, tmp_path):
     path = tmp_path / "checkpoint.pt"
     whole = train(fresh(), images, RECIPE, measure=head_norms)
@@ -205,6 +209,7 @@ def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(im
     assert flat.loss == [0] * 4 and torch.equal(model.head.bias, fresh().head.bias)  # biases do not decay
 
 
+@pytest.mark.slow
 def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
     path, whole = tmp_path / "checkpoint.pt", train(fresh(), images, RECIPE)
     train(fresh(), images, RECIPE, checkpoint=path)
@@ -302,6 +307,7 @@ def in_parts(model):
 WRAPPERS = {"compiled": partial(torch.compile, backend="eager"), "parallel": torch.nn.DataParallel, "parts": in_parts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_a_wrapped_model_saves_plain_names_and_goes_on_as_a_plain_one(images, tmp_path, wrap):
     path, recipe = tmp_path / "checkpoint.pt", dataclasses.replace(RECIPE, steps=4, evaluations=2)
@@ -331,6 +337,7 @@ def test_the_path_is_tried_before_the_work(images, tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "runs").iterdir()] == ["one.pt"]
 
 
+@pytest.mark.slow
 def test_one_path_has_one_writer(images, tmp_path):
     path, recipe = tmp_path / "run.pt", SHORT
     refused = []
@@ -374,6 +381,7 @@ def test_the_seconds_of_an_interrupted_run_are_those_of_all_its_parts(images, tm
     assert train(timed(fresh()), images, RECIPE, "cpu", path).seconds == 12 + 3 * 5
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(images, tmp_path):
     def poison(model):
         model.head.bias.data.fill_(math.nan)  # the weights are lost as well as the loss
@@ -399,6 +407,7 @@ def poisoned_gradient(number):
     return model
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_kept(images, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(FloatingPointError, match=r"after step 8 of 12; the last good checkpoint is kept in .*pt"):
@@ -485,6 +494,7 @@ def test_a_measure_is_taken_in_evaluation_mode_and_read_back_as_it_was(images, t
     assert plain.loss == first.loss
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains(images):
     history = train(fresh(), images, dataclasses.replace(RECIPE, precision="bfloat16"))
     exact = train(fresh(), images, RECIPE)
@@ -492,6 +502,7 @@ def test_mixed_precision_trains(images):
     assert history.loss == pytest.approx(exact.loss, abs=0.1)
 
 
+@pytest.mark.slow
 def test_compiling_changes_the_training_step_alone(images, monkeypatch):
     recipe, compiled, calls = dataclasses.replace(RECIPE, steps=3), torch.compile, []
 
@@ -593,6 +604,7 @@ def test_a_device_that_is_not_here_is_named(monkeypatch):
             usable_device(name)
 
 
+@pytest.mark.slow
 def test_the_demo_prints_its_comparison_and_names_bad_input(capsys):
     assert main(["demo", "--images", "20", "--seeds", "1", "--steps", "2"]) == 0
     printed = capsys.readouterr().out

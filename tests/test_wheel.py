@@ -15,6 +15,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted((ROOT / "book").glob("*.ipynb"))
 QUICK = [path for path in ALL if path.stem == "intro"]
@@ -80,7 +82,6 @@ def test_the_source_archive_holds_what_a_clone_holds(tmp_path):
         assert names - {member.name.partition("/")[2] for member in packed} == {".gitattributes", ".gitignore"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_chapter_runs_with_only_the_wheel(installed, path, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(installed))

@@ -12,6 +12,8 @@ from convit_edu import data, locality
 from convit_edu.book import explorers, networks
 from convit_edu.lab import records
 
+pytestmark = pytest.mark.slow
+
 ARMS, IMAGES = ("convit", "deit"), 20
 random = np.random.default_rng(0)
 GATES = random.uniform(size=(3, 9))

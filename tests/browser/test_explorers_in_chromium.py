@@ -12,6 +12,8 @@ from convit_edu.book import explorers, networks
 from convit_edu.lab import records
 from convit_edu.positions import kernel_centres
 
+pytestmark = pytest.mark.slow
+
 FORMS = ("whole", "layer", "small")  # of the explorer of networks, as they stand on the page
 random = np.random.default_rng(0)
 

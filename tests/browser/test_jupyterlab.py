@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BOOK = Path(__file__).resolve().parents[2] / "book"
 NOTEBOOKS = sorted(path.name for path in BOOK.glob("*.ipynb"))
 RAW = re.compile(r"\{[a-z:]+\}`|:::|^```\{|\((?:eq|fig|ex)-[a-z-]+\)|[Nn]ot found", re.M)

@@ -10,7 +10,10 @@ from PIL import Image
 CHAPTER = "book/04-gpsa.html"
 every_page = pytest.mark.parametrize("path", chromium.PAGES or [None], ids=chromium.NAMES or ["no page"])
 
-pytestmark = pytest.mark.skipif(not chromium.PAGES, reason="there is no built book: run make book first")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not chromium.PAGES, reason="there is no built book: run make book first"),
+]
 
 # What the theme causes and no setting mends: (axe rule, part of the selector): why it stays. Nothing at present.
 OF_THE_THEME: dict[tuple[str, str], str] = {}
