@@ -1,9 +1,8 @@
 """Training: one recipe for ConViT and DeiT alike (Section 4, at the size of one machine).
 
 AdamW with decay on matrices only, linear warm-up and cosine decay, label smoothing, stochastic depth, flips
-and padded crops. A run is fixed by its recipe and seed, can be
-interrupted, and resumes from its checkpoint exactly: every random number of a step depends on the seed and the
-step alone.
+and padded crops. A run is fixed by its recipe and seed, can be interrupted, and resumes from its checkpoint
+exactly: every random number of a step depends on the seed and the step alone.
 """
 
 import math
