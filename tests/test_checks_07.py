@@ -69,7 +69,7 @@ CASES["gap_difference"] = [
     (lambda c, d, e, f: (difference(c, d, e, f)[0], math.hypot(halves(c, d), halves(e, f))), "pair them too"),
     (lambda *a: (difference(*a)[0], independent(*a)), "all four lists as independent"),
     (lambda *a: (difference(*a)[0], 99.0), "yours is 99.000"),
-    (lambda *a: (1.0, 1.0), "you have 1.00"),
+    (lambda *a: (1.0, 1.0), "the mean is off: it is 6.8, you have 1."),
     (lambda *a: None, "the function returned None"),
 ]
 

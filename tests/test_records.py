@@ -222,6 +222,15 @@ def test_a_missing_or_damaged_checkpoint_is_named(model, tmp_path):
         assert "\n" not in str(found.value) and path.read_bytes() == bad
 
 
+def test_a_shipped_search_that_cannot_be_read_is_not_called_missing(tmp_path, monkeypatch):
+    shipped, own = tmp_path / "shipped", tmp_path / "own"
+    records.write_bytes(records.path_of(shipped, "0" * 16), b"{")
+    monkeypatch.setattr(records, "shipped", lambda: shipped)
+    for ask in (lambda: Results("psa", folder=own), lambda: unasked(own)):
+        with pytest.raises(RecordError, match=str(shipped)):
+            ask()
+
+
 # --- what comes with the package
 
 

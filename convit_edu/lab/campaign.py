@@ -28,7 +28,7 @@ from ..beyond.cost import multiply_adds
 from ..evaluation import usable_device
 from ..train import progress
 from . import records
-from .experiments import LEARNING_RATES, Cell, Settings, check_name, grid
+from .experiments import LEARNING_RATES, Cell, NotSearched, Settings, check_name, grid
 from .results import cells_of, settings, unasked
 from .run import dataset, perform
 from .run_config import RunConfig, create
@@ -81,7 +81,7 @@ def seconds_left(names: list[str], scale: Scale, out: Path, seeds: int | None) -
     """
     try:
         chosen = settings(scale, records.read_all(out))
-    except ValueError:
+    except NotSearched:
         chosen = Settings(dict.fromkeys(LEARNING_RATES, 1e-3), "DeiT, equal heads")
     cells = [cell for name in names for cell in grid(name, scale, chosen)]
     return sum(task.estimate for task in tasks_of(cells, scale, out, seeds)[0])

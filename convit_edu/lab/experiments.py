@@ -37,6 +37,10 @@ RECAST_STRENGTH = 8.0
 RECAST_GATES = (0.73, 0.95, 1.0)  # where the gates of a recast network start; at 1 they stay
 
 
+class NotSearched(ValueError):
+    """The learning rates of a scale are not known yet."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the recorded search has chosen: for every arm a learning rate and an `init_gain`, and the better DeiT.
@@ -97,13 +101,13 @@ def _scored(run: dict) -> bool:
 
 
 def choose(runs: list[dict], scale: Scale) -> Settings:
-    """The settings that won the recorded search. ValueError if the search is missing or not complete."""
+    """The settings that won the recorded search. `NotSearched` if the search is missing or not complete."""
     tried = {
         (run["label"]["arm"], run["label"]["lr"], run["label"].get("gain"), run["seed"])
         for run in filter(_scored, runs)
     }
     if not {(*trial, seed) for trial in trials(scale) for seed in range(SEARCH_SEEDS)} <= tried:
-        raise ValueError(
+        raise NotSearched(
             f"The learning rates of scale {scale.name} are not known yet; "
             f"first run: convit-edu run search --scale {scale.name}"
         )
@@ -376,8 +380,8 @@ def check_name(name: str, known: Iterable[str] = NAMES, what: str = "experiment"
 
 
 def grid(name: str, scale: Scale, settings: Settings | None) -> list[Cell]:
-    """The cells of a named experiment. ValueError for an unknown name, or where settings are needed and None."""
+    """The cells of a named experiment. ValueError for an unknown name, `NotSearched` where settings are needed."""
     check_name(name)
     if settings is None and name != "search":
-        raise ValueError(f"{name} needs the learning rates chosen by search at scale {scale.name}; run search first.")
+        raise NotSearched(f"{name} needs the learning rates chosen by search at scale {scale.name}; run search first.")
     return getattr(Grid(scale, settings), name)()

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import mean
 
 from . import records
-from .experiments import NAMES, Cell, Settings, check_name, choose, grid
+from .experiments import NAMES, Cell, NotSearched, Settings, check_name, choose, grid
 from .intervals import Missing, paired
 from .records import Runs
 from .scales import SCALES, Scale
@@ -19,7 +19,7 @@ cells = lru_cache(maxsize=200)(grid)  # the same objects again: a configuration 
 def cells_of(name: str, scale: Scale, runs: Runs) -> list[Cell]:
     """The cells of an experiment with the learning rates of the search in these runs, or of the shipped one.
 
-    ValueError for an unknown name, or where neither search is complete.
+    ValueError for an unknown name, `NotSearched` where neither search is complete.
     """
     check_name(name)
     return cells(name, scale, None if name == "search" else settings(scale, runs))
@@ -27,10 +27,10 @@ def cells_of(name: str, scale: Scale, runs: Runs) -> list[Cell]:
 
 @lru_cache(maxsize=100)
 def settings(scale: Scale, runs: Runs) -> Settings:
-    """What the search in these runs chose, where it is complete, else the shipped one. ValueError if neither is."""
+    """What the search in these runs chose, where it is complete, else the shipped one. `NotSearched` if neither is."""
     try:
         return choose(recorded("search", scale, runs), scale)
-    except ValueError:
+    except NotSearched:
         return choose(recorded("search", scale, records.read_all(records.shipped())), scale)
 
 
@@ -48,7 +48,7 @@ def unasked(folder: str | Path) -> list[str]:
     """The ids of recorded runs that no experiment at any scale asks for any more; they are kept all the same."""
     runs, known = records.read_all(folder), set()
     for scale, name in product(SCALES.values(), NAMES):
-        with suppress(ValueError):  # its learning rates are not known
+        with suppress(NotSearched):
             known |= {cell.config.identity(0) for cell in cells_of(name, scale, runs)}
     return sorted(run["id"] for config in runs.by_config.keys() - known for run in runs.by_config[config])
 
@@ -64,7 +64,7 @@ class Results:
         check_name(scale, SCALES, "scale")
         self.name, self.scale = name, SCALES[scale]
         found, runs = records.read_all(records.shipped() if folder is None else folder), []
-        with suppress(ValueError):  # no search at this scale, so nothing that could be asked for
+        with suppress(NotSearched):  # so there is nothing that could be asked for
             runs = recorded(name, self.scale, found)
         self.runs = [run for run in runs if "result" in run]
         self.failed = [run for run in runs if "error" in run]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from .verdict import NotYet, exercise, tell
+from .verdict import NotYet, exercise, near, tell
 
 
 def _numbers(answer: object, count: int, wanted: str) -> list[float]:
@@ -17,10 +17,6 @@ def _numbers(answer: object, count: int, wanted: str) -> list[float]:
     if len(answer) != count:
         raise NotYet(f"{wanted}; you return {len(answer)} number{'s' * (len(answer) != 1)}.")
     return [float(value) for value in answer]
-
-
-def _near(a: float, b: float) -> bool:
-    return abs(a - b) < 1e-6
 
 
 @exercise
@@ -74,15 +70,11 @@ def check_gap_difference(difference: Callable[..., Sequence[float]]) -> None:
     mean, half = _numbers(found, 2, "a mean and a half-width are wanted")
     gaps = few[0] - few[1], full[0] - full[1]
     d = gaps[0] - gaps[1]
-    if abs(mean - d.mean().item()) > 1e-6:
-        why = f"it is {d.mean().item():.2f}, you have {mean:.2f}"
-        for wrong, words in (
-            (-d.mean().item(), "the gap on few images comes first: few minus all"),
-            ((gaps[0] + gaps[1]).mean().item(), "you have added the two gaps"),
-            (gaps[0].mean().item(), "this is the gap on few images alone"),
-        ):
-            why = words if _near(mean, wrong) else why
-        raise NotYet(f"the mean is off: {why}.")
+    tell(mean, d.mean().item(), {
+        "the gap on few images comes first: few minus all": -d.mean().item(),
+        "you have added the two gaps": (gaps[0] + gaps[1]).mean().item(),
+        "this is the gap on few images alone": gaps[0].mean().item(),
+    }, "the mean is off: ")  # fmt: skip
     error = d.std().item() / 5**0.5
     halves = [2.776 * gap.std().item() / 5**0.5 for gap in gaps]
     spread = sum(arm.var().item() for arm in (*few, *full))
@@ -95,7 +87,7 @@ def check_gap_difference(difference: Callable[..., Sequence[float]]) -> None:
         (math.hypot(*halves), "you treat the two gaps as independent, but they share their seeds: pair them too."),
         (2.776 * (spread / 5) ** 0.5, "you treat all four lists as independent, but they share their seeds."),
     ):
-        if _near(half, wrong):
+        if near(half, wrong):
             raise NotYet(why)
     if abs(half - 2.776 * error) > 1e-3:
         raise NotYet(f"the half-width should be {2.776 * error:.3f}, yours is {half:.3f}.")

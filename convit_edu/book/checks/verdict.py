@@ -1,7 +1,6 @@
 """What all checks share: the verdict that is printed, and comparisons that end in words."""
 
 import functools
-import math
 from collections.abc import Callable
 
 import torch
@@ -54,12 +53,13 @@ def random_tensor(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def near(a: float, b: float) -> bool:
+    return abs(a - b) < 1e-6
+
+
 def tell(found: float, right: float, mistakes: dict[str, float], where: str = "") -> None:
     """NotYet with the words of the wrong number that was found, or with both numbers; nothing for the right one."""
-
-    def near(number: float) -> bool:
-        return math.isclose(found, number, rel_tol=1e-6, abs_tol=1e-9)
-
-    if not near(right):
-        why = next((words for words, wrong in mistakes.items() if near(wrong)), f"it is {right:g}, you have {found:g}")
+    if not near(found, right):
+        known = (words for words, wrong in mistakes.items() if near(found, wrong))
+        why = next(known, f"it is {right:g}, you have {found:g}")
         raise NotYet(f"{where}{why}.")
