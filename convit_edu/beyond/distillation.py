@@ -17,8 +17,8 @@ def hard_distillation_loss(
 ) -> Tensor:
     """Half the cross-entropy with the label, half that with the class the teacher finds most likely; a mean, in nats.
 
-    `logits` and `teacher_logits` are (B, C); `targets` are labels (B,) or, after mixing, shares (B, C). Smoothing is
-    for the labels alone: the teacher's class is taken as it is.
+    `logits` and `teacher_logits` are (B, C); `targets` are labels (B,) or shares (B, C). Smoothing is for the
+    labels alone: the teacher's class is taken as it is.
     """
     said = teacher_logits.argmax(1)  # (B,)
     with_label = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)

@@ -1,4 +1,4 @@
-"""Explorers: pictures of attention and of learning curves that a reader can move, with no kernel and no network.
+"""Explorers: pictures of attention that a reader can move, with no kernel and no network.
 
 Arrays in, an `Explorer` out. As the last value of a cell it stands alone wherever its HTML goes: in the built book,
 JupyterLab and Colab, and from a file. Its controls are native ones, its maps are grids for the arrow keys, and a live
