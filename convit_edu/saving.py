@@ -151,12 +151,10 @@ def save_checkpoint(
     write_in_one_move(path, content.getvalue())
 
 
-def load_checkpoint(path: Path, identity: dict, recipe: Any) -> dict:
-    """The state saved in `path`, on the CPU, if it is that of the run with this identity.
+def read_checkpoint(path: Path) -> dict:
+    """What `save_checkpoint` wrote to `path`, on the CPU.
 
-    A setting of the recipe that the file does not know is younger than it: the run had what is now the default.
-
-    Raises OSError for a file that cannot be opened, and ValueError for one that is no checkpoint or of another run.
+    Raises OSError for a file that cannot be opened, and ValueError for one that is no checkpoint.
     """
     try:
         content = path.read_bytes()
@@ -167,7 +165,9 @@ def load_checkpoint(path: Path, identity: dict, recipe: Any) -> dict:
         ) from error
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        there = {f"recipe.{setting.name}": setting.default for setting in fields(recipe)} | state["identity"]
+        if not (state["identity"] and state["model"]):
+            raise ValueError("empty")
+        return state
     except MemoryError:
         raise
     except Exception as error:
@@ -175,6 +175,17 @@ def load_checkpoint(path: Path, identity: dict, recipe: Any) -> dict:
             f"{path} is not a readable checkpoint: it is damaged, or something else. Give another path, or move it "
             "away to train from the start."
         ) from error
+
+
+def load_checkpoint(path: Path, identity: dict, recipe: Any) -> dict:
+    """The state saved in `path`, if it is that of the run with this identity.
+
+    A setting of the recipe that the file does not know is younger than it: the run had what is now the default.
+
+    Raises what `read_checkpoint` raises, and ValueError for the checkpoint of another run.
+    """
+    state = read_checkpoint(path)
+    there = {f"recipe.{setting.name}": setting.default for setting in fields(recipe)} | state["identity"]
     differing = [name for name in identity | there if identity.get(name) != there.get(name)]
     if differing:
         raise ValueError(

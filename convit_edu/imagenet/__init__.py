@@ -4,11 +4,10 @@
     python -m convit_edu.imagenet --data ROOT --evaluate convit_tiny
 
 ROOT holds train/<class>/* and val/<class>/*. The same command goes on where it stopped. Augmentation, mixing,
-schedule, decay groups and the moving average are timm's. The defaults are the paper's; where the paper, the released
+schedule and decay groups are timm's. The defaults are the paper's; where the paper, the released
 code and this module part ways:
 
-- Length. 300 epochs. The released code sets 10 epochs of cooldown at the lowest rate and never runs them; here
-  they are 0, and --cooldown-epochs adds them.
+- Length. 300 epochs. The released code sets 10 more at the lowest rate and never runs them.
 - Rate. Constant within an epoch; epoch e takes the schedule's value at e. The released code takes that at e - 1,
   and so spends two epochs at the first warm-up rate of 1e-6.
 - Batch. The rate is lr * global batch / 512, whatever the number of GPUs: a process with too few neighbours adds
@@ -19,7 +18,7 @@ code and this module part ways:
 - Repeated augmentation. Three copies of an image, so that an epoch sees a third of the images: as released.
 - Weight decay. Matrices, so pos_proj.weight but no gate; tokens and absolute positions are spared too. In the
   released code a run on GPUs decays these two as well (the wrapped model hides their names); --decay-tokens does.
-- Colour jitter 0.4 is passed on, and is without effect: timm leaves it out where there is RandAugment.
+- Colour jitter, 0.4 in the paper, is left out: timm leaves it out too where there is RandAugment.
 - Fractions. The first int(f * n) files of each class, epochs and warm-up divided by f. The released code changes the
   data alone; the authors' research code divides both.
 - Precision. bfloat16 where the GPU has it, otherwise float16 with a scaled loss, as in the paper.

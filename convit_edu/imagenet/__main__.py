@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import contextlib
 import os
 import sys
 from dataclasses import fields
@@ -13,12 +14,14 @@ import torch
 import torch.distributed as dist
 
 from .. import imagenet
+from ..data import whole
 from ..model import CONFIGS, ConViT, create_model
 from ..parity import from_timm, timm
+from ..saving import one_writer, read_checkpoint
 from .folders import scan
-from .ranks import Ranks, Refusal, Unreadable, is_first
+from .ranks import Ranks, Refusal
 from .recipe import PaperRecipe
-from .training import Stopped, Training, accuracy, claim, read_checkpoint, train
+from .training import Stopped, Training, accuracy, train
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,23 +33,24 @@ def main(arguments: list[str] | None = None) -> int:
     if options.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
         torch.use_deterministic_algorithms(True)
-    code = 0
     try:
         ranks = Ranks(options.device)
         (_evaluate if options.evaluate else _train)(options, ranks)
     except Refusal as refusal:
-        code = 2
-        if is_first() or isinstance(refusal, Unreadable):  # from a worker it comes with a traceback before it
-            print(f"error: {str(refusal).rstrip().rsplit('Unreadable: ')[-1]}", file=sys.stderr, flush=True)
+        if words := str(refusal).rstrip().rsplit("Refusal: ")[-1]:  # a worker's comes with a traceback before it
+            print(f"error: {words}", file=sys.stderr, flush=True)
+        return 2
     except Stopped as stopped:
-        code = 128 + stopped.args[0]
-        if is_first():
+        if ranks.rank == 0:
             print(f"Stopped; the same command goes on from {options.out}.", file=sys.stderr, flush=True)
-    return code
+        return 128 + stopped.args[0]
+    return 0
 
 
 def _train(options: argparse.Namespace, ranks: Ranks) -> None:
     def prepare():
+        whole("--workers", options.workers, 0)
+        whole("--sync-every", options.sync_every, 1)
         given = {setting.name: getattr(options, setting.name) for setting in fields(PaperRecipe)}
         recipe = PaperRecipe(**given)  # refuses before a million files are listed
         files, val = scan(options.data, options.fraction)
@@ -56,38 +60,38 @@ def _train(options: argparse.Namespace, ranks: Ranks) -> None:
 
     recipe, files, val, model = ranks.agree(prepare)
     about = {"model": options.model, "set": dict(options.set), "fraction": options.fraction}
-    with ranks.agree(lambda: claim(options.out, ranks.rank == 0)):
-        precision = pick_precision(options.precision, ranks.device)
-        training = Training(model, recipe, files, ranks, options.out, about, precision)
+    precision = pick_precision(options.precision, ranks.device)
+    training = Training(model, recipe, files, ranks, options.out, about, precision)
+    with contextlib.ExitStack() as held:
+        ranks.agree(lambda: ranks.rank == 0 and held.enter_context(one_writer(training.path)))
         training.load()
-        if is_first():
+        if ranks.rank == 0:
             print(
                 f"{files.left_out}{options.model}: {len(files):,} training and {len(val):,} validation images of "
-                f"{len(files.classes):,} classes; {training.epochs} epochs of {training.batches.steps} steps, "
+                f"{len(files.classes):,} classes; {recipe.epochs} epochs of {training.batches.steps} steps, "
                 f"{recipe.global_batch} images a step in {recipe.groups} group(s); "
                 f"{ranks.world} process(es) on {ranks.device.type}; from step {training.done}",
                 flush=True,
             )
-        train(training, val, options.workers, options.sync_every, options.test_every)
+        train(training, val, options.workers, options.sync_every)
 
 
 def _evaluate(options: argparse.Namespace, ranks: Ranks) -> None:
-    path, precision = Path(os.path.expanduser(options.evaluate)), pick_precision(options.precision, ranks.device)
+    path, precision = Path(options.evaluate).expanduser(), pick_precision(options.precision, ranks.device)
     find = _from_checkpoint if path.suffix == ".pt" or path.is_file() else _official
     if ranks.world > 1:  # rank 0 fetches official weights, which the others then find
         ranks.agree(lambda: find(path) if ranks.rank == 0 else None)
-    models, classes = ranks.agree(lambda: find(path))
+    name, model, classes = ranks.agree(lambda: find(path))
     (files,) = ranks.agree(lambda: scan(options.data, splits=("val",)))
     present = len(files.classes)
     files = ranks.agree(lambda: files.labelled_for(classes, options.evaluate))
-    for name, model in models.items():
-        found = accuracy(model, files, ranks, precision, workers=options.workers)
-        if is_first():
-            print(
-                f"{files.left_out}{name}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
-                f"loss {found['val_loss']:.4f}, {len(files):,} images of {present} of its {len(classes)} classes",
-                flush=True,
-            )
+    found = accuracy(model, files, ranks, precision, workers=options.workers)
+    if ranks.rank == 0:
+        print(
+            f"{files.left_out}{name}: top-1 {found['top1']:.2f} %, top-5 {found['top5']:.2f} %, "
+            f"loss {found['val_loss']:.4f}, {len(files):,} images of {present} of its {len(classes)} classes",
+            flush=True,
+        )
 
 
 def build(name: str, overrides: dict, seed: int | None, classes: int) -> ConViT:
@@ -101,26 +105,25 @@ def build(name: str, overrides: dict, seed: int | None, classes: int) -> ConViT:
     return model
 
 
-def _from_checkpoint(path: Path) -> tuple[dict[str, ConViT], tuple[str, ...]]:
-    """The models in a checkpoint of one's own, by what to call them; the names of their classes."""
+def _from_checkpoint(path: Path) -> tuple[str, ConViT, tuple[str, ...]]:
+    """What to call the model of a checkpoint of one's own, the model, and the names of its classes."""
     state = read_checkpoint(path)
-    about, models = state["identity"], {}
-    for label, weights in (("", state["model"]), (", moving average", state["ema"])):
-        if weights is not None:
-            model = build(about["model"], about["set"], None, len(state["classes"]))
-            model.load_state_dict(weights)
-            models[f"{path}{label}, {len(state['rows'])} epochs"] = model
-    return models, tuple(state["classes"])
+    about = state["identity"]
+    if "set" not in about:
+        raise ValueError(f"{path} is a checkpoint of another program; give one of convit_edu.imagenet.")
+    model = build(about["model"], about["set"], None, len(about["classes"]))
+    model.load_state_dict(state["model"])
+    return f"{path}, {len(state['history']['epochs'])} epochs", model, tuple(about["classes"])
 
 
-def _official(name: Path) -> tuple[dict[str, ConViT], tuple[str, ...]]:
+def _official(name: Path) -> tuple[str, ConViT, tuple[str, ...]]:
     known = [model for model in timm.list_models() if model.startswith(("convit_", "deit_"))]
     if str(name) not in known:
         raise ValueError(
             f"{name} is neither a checkpoint of this program (.pt) nor a model of timm's that this package can take "
             "over; try convit_tiny, convit_small, convit_base or deit_tiny_patch16_224."
         )
-    return {f"timm's {name}": from_timm(str(name), pretrained=True)}, tuple(timm.data.ImageNetInfo().label_names())
+    return f"timm's {name}", from_timm(str(name), pretrained=True), tuple(timm.data.ImageNetInfo().label_names())
 
 
 def pick_precision(precision: str, device: torch.device) -> str:
@@ -145,14 +148,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--fraction", type=float, default=1.0, help="share of each class's training images; epochs grow by 1/share")
     add("--evaluate", metavar="NAME", help="do not train: test timm's official weights, or one's own checkpoint.pt; "
         "classes are matched by the names of their folders")  # fmt: skip
-    add("--out", type=_path, default=_path("convit_imagenet"),
-        help="folder of checkpoint.pt, log.csv and log.json (convit_imagenet)")  # fmt: skip
+    add("--out", metavar="FOLDER", type=_path, default="convit_imagenet",
+        help="folder of checkpoint.pt and log.json (convit_imagenet)")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda, mps or auto (auto)")
     add("--precision", choices=("auto", "float32", "bfloat16", "float16"), default="auto",
         help="auto: bfloat16 or float16 on CUDA, else float32")  # fmt: skip
-    add("--workers", type=_whole(0), default=10, help="processes that read images, for each process that trains (10)")
-    add("--sync-every", type=_whole(1), default=10, help="steps between exchanges of losses and of Ctrl-C (10)")
-    add("--test-every", type=_whole(1), default=1, help="epochs between tests (1)")
+    add("--workers", type=int, default=10, help="processes that read images, for each process that trains (10)")
+    add("--sync-every", type=int, default=10, help="steps between exchanges of losses and of Ctrl-C (10)")
     add("--deterministic", action="store_true", help="kernels that add in a fixed order only; slower")
     recipe = parser.add_argument_group("recipe", "the paper's, by default")
     for setting in fields(PaperRecipe):
@@ -167,7 +169,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _path(text: str) -> Path:
-    return Path(os.path.expanduser(text))
+    return Path(text).expanduser()
 
 
 def _assignment(text: str) -> tuple[str, object]:
@@ -180,15 +182,6 @@ def _assignment(text: str) -> tuple[str, object]:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value  # a word, such as pool=mean
-
-
-def _whole(least: int):
-    def number(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"a whole number of at least {least} is needed, got {text}")
-        return int(text)
-
-    return number
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..pictures import class_files, left_out_words, read_picture
-from .ranks import Unreadable
+from .ranks import Refusal
 
 AUGMENT = 0  # the stream of random numbers of augmentation; 1 is that of mixing and stochastic depth
 
@@ -101,7 +101,7 @@ def seed_everything(number: int, device: torch.device | None = None) -> None:
 class Images(Dataset):
     """`images[index]` or `images[index, key]` -> image (3, h, w), label; `key` (seed, epoch, place) fixes augmentation.
 
-    Unreadable, in one sentence that names the file, for one that is no picture or cannot be opened.
+    Refusal, in one sentence that names the file, for one that is no picture or cannot be opened.
     """
 
     def __init__(self, files: ImageFolders, transform: Callable):
@@ -112,9 +112,9 @@ class Images(Dataset):
         try:
             image = read_picture(self.files.path(index))
         except ValueError as error:
-            raise Unreadable(f"{error} Replace it, and the same command goes on.") from error
+            raise Refusal(f"{error} Replace it, and the same command goes on.") from error
         except (OSError, MemoryError) as error:  # no fault of the picture's
-            raise Unreadable(f"{str(error).rstrip('.')}; mend that, and the same command goes on.") from error
+            raise Refusal(f"{str(error).rstrip('.')}; mend that, and the same command goes on.") from error
         if key is not None:
             seed_everything(draw_seed(AUGMENT, *key))
         return self.transform(image), int(self.files.labels[index])

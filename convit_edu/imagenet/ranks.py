@@ -1,4 +1,4 @@
-"""Several processes that train one model together: starting, agreeing, exchanging what is not a gradient.
+"""Several processes that train one model together: starting, agreeing, adding up.
 
 A process is called a rank, as in torch.distributed. What goes wrong is found out by all ranks together, so that
 none waits for one that has left, and is said once, by rank 0.
@@ -6,29 +6,19 @@ none waits for one that has left, and is said once, by rank 0.
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..train import pick_device
+from ..evaluation import usable_device
 
 Result = TypeVar("Result")
 
 
 class Refusal(Exception):
-    """Why a run cannot go on, in one sentence for the reader. Every rank raises it, the first says it."""
-
-
-class Unreadable(Refusal):
-    """A picture that one rank alone cannot read: that rank says it."""
-
-
-def is_first() -> bool:
-    """Whether this process is rank 0, or alone."""
-    return int(os.environ.get("RANK", 0)) == 0
+    """Why a run cannot go on, in one sentence for the reader; empty where another rank says it."""
 
 
 class Ranks:
@@ -43,20 +33,16 @@ class Ranks:
         if self.world > 1:  # gloo first: it carries every message, and no GPU is needed to say that one is missing
             dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
             self._control = dist.new_group(backend="gloo")
-        self.device = self.agree(lambda: self._pick(device))
+        self.device = self.agree(lambda: self._own(device))
 
-    def _pick(self, name: str) -> torch.device:
-        try:
-            device = pick_device(name)
-            if device.type == "cuda" and self.world > 1:
-                device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-                torch.cuda.set_device(device)
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:
-            raise Refusal(
-                f"There is no device {name} for process {self.rank + 1} of {self.world} that PyTorch can use; try "
-                "--device cpu, or as many processes as there are GPUs (--nproc-per-node)."
-            ) from error
+    def _own(self, name: str) -> torch.device:
+        device = usable_device(name)
+        if device.type == "cuda" and self.world > 1:
+            place, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+            if place >= gpus:
+                raise Refusal(f"This machine has {gpus} GPU(s): start as many processes on it (--nproc-per-node).")
+            device = torch.device("cuda", place)
+            torch.cuda.set_device(device)
         return device
 
     def gather(self, value: Any) -> list:
@@ -68,19 +54,27 @@ class Ranks:
         return values
 
     def agree(self, action: Callable[[], Result]) -> Result:
-        """What `action()` returns here; if it fails on any rank, the first failing rank's Refusal on all of them."""
+        """What `action()` returns here; if it fails on any rank, the first failing rank's sentence as a Refusal."""
         result, problem = None, None
         try:
             result = action()
         except (Refusal, ValueError, OSError) as error:
             problem = str(error) or type(error).__name__
         if problems := [words for words in self.gather(problem) if words is not None]:
-            raise Refusal(problems[0])
+            self.refuse(problems[0])
         return result
 
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """`model`, whose gradients are the mean over all ranks from now on."""
-        if self.world == 1:
-            return model
-        index = [self.device.index] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=index, gradient_as_bucket_view=True)
+    def refuse(self, words: str) -> NoReturn:
+        """A Refusal that all ranks raise and the first says."""
+        raise Refusal(words * (self.rank == 0))
+
+    def add_gradients(self, model: nn.Module) -> None:
+        """Every gradient becomes its sum over all ranks, in the same order after a restart as before it.
+
+        DistributedDataParallel would do it while the backward pass goes on, but adds in another order in its first
+        step than in those after it, so that a resumed run would differ from an uninterrupted one.
+        """
+        if self.world > 1:
+            for parameter in model.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)

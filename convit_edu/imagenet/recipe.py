@@ -2,7 +2,7 @@
 
 import importlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from ..parity import timm
 from .folders import GroupBatches
 
 # `import timm` brings only some of its parts. A worker that is started afresh gets them here too, and safely.
-for part in ("data", "loss", "optim", "scheduler", "utils"):
+for part in ("data", "loss", "optim", "scheduler"):
     importlib.import_module(f"{timm.__name__}.{part}")
 
 
@@ -29,7 +29,6 @@ class PaperRecipe:
 
     epochs: int = option(300, "epochs at --fraction 1")
     warmup_epochs: int = option(5, "epochs of linear warm-up at --fraction 1")
-    cooldown_epochs: int = option(0, "epochs at the lowest rate, after the others")
     global_batch: int | None = option(None, 'images of a step, over all processes (1024; "+" sizes 512)')
     group: int | None = option(None, 'images held at once and mixed with each other (128; "+" sizes 64)')
     lr: float | None = option(None, 'learning rate for 512 images (5e-4; "+" sizes 4e-4)')
@@ -41,19 +40,14 @@ class PaperRecipe:
     smoothing: float = option(0.1, "label smoothing")
     mixup: float = option(0.8, "alpha of mixup, 0 is off")
     cutmix: float = option(1.0, "alpha of cutmix, 0 is off")
-    rand_augment: str = option("rand-m9-mstd0.5-inc1", 'timm\'s name of RandAugment, "" is off')
-    color_jitter: float = option(0.4, "used only where RandAugment is off")
     erasing: float = option(0.25, "probability of random erasing")
     repeats: int = option(3, "augmented copies of an image, 1 is off")
-    ema: float = option(0.0, "decay of a moving average of the weights, 0 is off")
     seed: int = option(0, "of initial weights, order, augmentation, mixing, stochastic depth")
 
     def __post_init__(self):
-        least = dict.fromkeys(("epochs", "global_batch", "group", "repeats"), 1)
-        least |= dict.fromkeys(("warmup_epochs", "cooldown_epochs", "seed"), 0)
-        below = {"drop_path": 1, "smoothing": 1, "ema": 1, "erasing": 1.000001}  # every image may be erased
-        free = ("weight_decay", "mixup", "cutmix", "lr", "warmup_lr", "min_lr", "color_jitter")
-        below |= dict.fromkeys(free, math.inf)
+        least = dict.fromkeys(("epochs", "global_batch", "group", "repeats"), 1) | {"warmup_epochs": 0, "seed": 0}
+        below = {"drop_path": 1, "smoothing": 1, "erasing": 1.000001}  # every image may be erased
+        below |= dict.fromkeys(("weight_decay", "mixup", "cutmix", "lr", "warmup_lr", "min_lr"), math.inf)
         for name, value in asdict(self).items():
             words = f"--{name.replace('_', '-')}"
             if name in least and value is not None:
@@ -65,10 +59,10 @@ class PaperRecipe:
     def for_model(self, name: str, fraction: float = 1.0) -> "PaperRecipe":
         """The recipe with the paper's batch, group and rate for `name`, and with its epochs divided by `fraction`."""
         batch, group, lr = (512, 64, 4e-4) if name.endswith("_plus") else (1024, 128, 5e-4)
-        given = {"global_batch": batch, "group": group, "lr": lr}
-        given = {key: value for key, value in given.items() if getattr(self, key) is None}
-        scaled = {key: int(getattr(self, key) / fraction) for key in ("epochs", "warmup_epochs")}
-        return PaperRecipe(**asdict(self) | given | scaled)
+        return replace(
+            self, epochs=int(self.epochs / fraction), warmup_epochs=int(self.warmup_epochs / fraction),
+            global_batch=self.global_batch or batch, group=self.group or group, lr=lr if self.lr is None else self.lr,
+        )  # fmt: skip
 
     @property
     def peak_lr(self) -> float:
@@ -93,12 +87,6 @@ class PaperRecipe:
             )
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"--warmup-epochs {self.warmup_epochs} leave nothing of --epochs {self.epochs}.")
-        if self.rand_augment and not self.rand_augment.startswith("rand-"):
-            raise ValueError(f"--rand-augment is a name such as rand-m9-mstd0.5-inc1, not {self.rand_augment}.")
-        try:
-            self.transform((3, 32, 32))
-        except (AssertionError, ValueError) as error:
-            raise ValueError(f"--rand-augment {self.rand_augment}: timm does not know this ({error}).") from error
         if GroupBatches(images, self.groups, self.group, range(1), self.repeats, self.seed).steps < 1:
             raise ValueError(
                 f"{images} training images do not fill one global batch of {self.global_batch}; give more images, "
@@ -112,17 +100,16 @@ class PaperRecipe:
         return timm.optim.create_optimizer_v2(groups, "adamw", self.peak_lr, self.weight_decay, eps=1e-8)
 
     def scheduler(self, optimizer: torch.optim.Optimizer):
-        """timm's cosine schedule, which knows epochs only, and the number of all epochs."""
-        return timm.scheduler.create_scheduler_v2(
-            optimizer, "cosine", self.epochs, cooldown_epochs=self.cooldown_epochs, min_lr=self.min_lr,
-            warmup_lr=self.warmup_lr, warmup_epochs=self.warmup_epochs,
-        )  # fmt: skip
+        """timm's cosine schedule: `step(epoch)` sets the rate of that epoch."""
+        return timm.scheduler.CosineLRScheduler(
+            optimizer, self.epochs, self.min_lr, warmup_t=self.warmup_epochs, warmup_lr_init=self.warmup_lr
+        )
 
     def transform(self, shape: tuple[int, ...]):
         """PIL image -> augmented, normalised (3, h, w)."""
         made = timm.data.create_transform(
-            shape, is_training=True, color_jitter=self.color_jitter, auto_augment=self.rand_augment or None,
-            interpolation="bicubic", re_prob=self.erasing, re_mode="pixel", re_count=1,
+            shape, is_training=True, auto_augment="rand-m9-mstd0.5-inc1", interpolation="bicubic",
+            re_prob=self.erasing, re_mode="pixel", re_count=1,
         )  # fmt: skip
         for operation in [operation for step in made.transforms for operation in getattr(step, "ops", ())]:
             if operation.name.startswith("Posterize"):

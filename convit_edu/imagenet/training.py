@@ -1,18 +1,16 @@
-"""The run itself: a step over the groups of one process, checkpoints, tests, logs."""
+"""The run itself: a step over the groups of one process, tests, checkpoints, the log."""
 
 import contextlib
-import io
 import json
 import math
 import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
@@ -20,34 +18,41 @@ from tqdm.auto import tqdm
 from ..evaluation import evaluating
 from ..model import ConViT
 from ..parity import timm
-from ..saving import write_in_one_move
+from ..saving import load_checkpoint, save_checkpoint, write_in_one_move
 from ..train import progress_shown
 from .folders import GroupBatches, ImageFolders, Images, draw_seed, seed_everything, start_worker
-from .ranks import Ranks, Refusal
+from .ranks import Ranks
 from .recipe import PaperRecipe
 
 FORWARD = 1  # the stream of random numbers of mixing and stochastic depth; 0 is augmentation's
 CROP = 224 / 256  # of the side of a validation image
-PROGRESS = ("done", "rows", "losses", "epoch_seconds")  # of a run, beside its weights
-COLUMNS = ("top1", "top5", "val_loss", "val_images")  # what a test finds
 
 
 class Stopped(Exception):
     """Somebody asked for an end, by this signal; the checkpoint is written."""
 
 
+@dataclass
+class Log:
+    """What a run knows beside its weights, the same on all ranks: a dict for each epoch, a loss for each step."""
+
+    epochs: list[dict] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0  # of the epoch that is not over
+    scaler: dict = field(default_factory=dict)
+
+
 class Training:
-    """A run between two steps, as one of the ranks sees it.
+    """A run between two steps, as one of the ranks sees it. `done` counts the steps of all epochs.
 
     Args:
         model, recipe, files: what, how (from `PaperRecipe.for_model`), and on which training images.
         ranks: this process and the others.
-        out: the folder of checkpoint and logs, which all ranks see.
+        out: the folder of checkpoint.pt and log.json, which all ranks see.
         about: what else makes this run this run, by name; it is compared before a checkpoint is taken over.
         precision: "float32", or "bfloat16" or "float16" for autocast.
 
-    `done` counts the steps of all epochs. `rows` (a dict for each finished epoch) and `losses` (a number for each
-    step) are the same on all ranks. Refusal if the model's head and the classes of the files differ in number.
+    Refusal if the model's head and the classes of the files differ in number.
     """
 
     def __init__(
@@ -56,28 +61,21 @@ class Training:
     ):  # fmt: skip
         known = model.head.out_features
         if known != len(files.classes):
-            raise Refusal(f"The model tells {known} classes apart, {files.root} has {len(files.classes)}.")
-        self.ranks, self.recipe, self.files, self.out, self.precision = ranks, recipe, files, out, precision
-        self.identity = about | {"training files": files.fingerprint()[:12], "precision": precision} | asdict(recipe)
+            ranks.refuse(f"The model tells {known} classes apart, {files.root} has {len(files.classes)}.")
+        self.recipe, self.files, self.ranks, self.precision = recipe, files, ranks, precision
+        self.path, self.log_path = out / "checkpoint.pt", out / "log.json"
+        self.identity = about | {f"recipe.{name}": value for name, value in asdict(recipe).items()}
+        self.identity |= {"files": files.fingerprint(), "classes": list(files.classes), "precision": precision}
         self.model = model.to(ranks.device).train()
         self.model.set_drop_path(recipe.drop_path)
         share = recipe.groups // ranks.world
         self.own = range(ranks.rank * share, (ranks.rank + 1) * share)
+        self.batches = GroupBatches(len(files), recipe.groups, recipe.group, self.own, recipe.repeats, recipe.seed)
         self.optimizer = recipe.optimizer(self.model)
-        self.scheduler, self.epochs = recipe.scheduler(self.optimizer)
+        self.scheduler = recipe.scheduler(self.optimizer)
         self.mixup, self.criterion = recipe.mixer(len(files.classes))
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=precision == "float16")
-        self.ema = timm.utils.ModelEmaV3(self.model, decay=recipe.ema) if recipe.ema else None
-        self.batches = GroupBatches(len(files), recipe.groups, recipe.group, self.own, recipe.repeats, recipe.seed)
-        self.done, self.rows, self.losses, self.epoch_seconds = 0, [], [], 0.0
-        self.forward = ranks.parallel(self.model)
-        if ranks.world > 1:
-            # A pass that changes nothing. After its first, DistributedDataParallel regroups the gradients, and with
-            # them the order in which those of three and more ranks are added: a resumed run shall add as any other.
-            images = torch.zeros(2, *self.model.patch_embed.input_shape, device=ranks.device)
-            with autocast(ranks.device, precision):
-                self.forward(images).float().square().mean().backward()
-            self.optimizer.zero_grad()
+        self.done, self.log = 0, Log()
 
     @property
     def epoch(self) -> int:
@@ -91,24 +89,20 @@ class Training:
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)  # targets (B, K)
         with autocast(self.ranks.device, self.precision):
-            logits = self.forward(images)  # (B, K)
+            logits = self.model(images)  # (B, K)
         return self.criterion(logits.float(), targets)
 
     def train_step(self, batches: Iterator) -> Tensor:
         """One optimiser step on the next own groups; their losses (own groups,), still on the device."""
         losses = []
         for group in self.own:
-            images, labels = next(batches)
-            waits = self.ranks.world > 1 and group != self.own[-1]  # gradients travel once a step
-            with self.forward.no_sync() if waits else contextlib.nullcontext():
-                loss = self.group_loss(images, labels, group)
-                self.scaler.scale(loss / len(self.own)).backward()
+            loss = self.group_loss(*next(batches), group)
+            self.scaler.scale(loss / self.recipe.groups).backward()  # the mean over the groups of all ranks
             losses.append(loss.detach())
+        self.ranks.add_gradients(self.model)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(self.model)
         self.done += 1
         return torch.stack(losses)
 
@@ -119,98 +113,76 @@ class Training:
         """
         news = self.ranks.gather((torch.stack(pending).cpu().double(), stop))
         pending.clear()
-        for loss in torch.cat([losses for losses, _ in news], 1).mean(1).tolist():  # (steps, groups)
+        losses = torch.cat([losses for losses, _ in news], 1).mean(1).tolist()  # (steps, groups) -> (steps,)
+        for step, loss in enumerate(losses, start=len(self.log.losses) + 1):
             if not math.isfinite(loss):
-                raise Refusal(
-                    f"The loss became {loss} at step {len(self.losses) + 1}; the last good checkpoint, if any, "
-                    f"is in {self.out}. Try a smaller --lr."
+                self.ranks.refuse(
+                    f"The loss became {loss} at step {step}; the last good checkpoint, if any, is {self.path}. "
+                    "Try a smaller --lr."
                 )
-            self.losses.append(loss)
+        self.log.losses += losses
         return any(stop for _, stop in news)
 
-    def test(self, val: ImageFolders, due: bool, workers: int) -> None:
-        """End an epoch: a row of the log, with the accuracy of the model and of its moving average if that is due."""
-        steps, found = self.batches.steps, {}
-        for prefix, model in (("", self.model), ("ema_", self.ema and self.ema.module)):
-            if model is not None:
-                batch = int(1.5 * self.recipe.group)
-                values = accuracy(model, val, self.ranks, self.precision, batch, workers) if due else {}
-                found |= {f"{prefix}{name}": values.get(name) for name in COLUMNS}
-        self.rows.append({
-            "epoch": len(self.rows) + 1,
+    def end_epoch(self, val: ImageFolders, workers: int) -> dict:
+        """Test, save, and return the epoch's row of the log."""
+        steps, log = self.batches.steps, self.log
+        row = {
+            "epoch": len(log.epochs) + 1,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "train_loss": sum(self.losses[-steps:]) / steps,
-            **found,
-            "images_per_second": round(steps * self.recipe.global_batch / max(self.epoch_seconds, 1e-9), 2),
-            "seconds": round(self.epoch_seconds, 1),
-        })  # fmt: skip
-        self.epoch_seconds = 0.0
-
-    # --- checkpoints
-
-    @property
-    def path(self) -> Path:
-        return self.out / "checkpoint.pt"
+            "train_loss": sum(log.losses[-steps:]) / steps,
+            **accuracy(self.model, val, self.ranks, self.precision, int(1.5 * self.recipe.group), workers),
+            "images_per_second": round(steps * self.recipe.global_batch / max(log.seconds, 1e-9), 2),
+            "seconds": round(log.seconds, 1),
+        }
+        log.epochs.append(row)
+        log.seconds = 0.0
+        self.save()
+        return row
 
     def save(self) -> None:
-        """Rank 0 writes checkpoint, log.csv and log.json, each in one move; Refusal on all ranks if it cannot."""
-        self.ranks.agree(self._write if self.ranks.rank == 0 else lambda: None)
+        """Rank 0 writes checkpoint and log, each in one move; Refusal on all ranks if it cannot."""
 
-    def _write(self) -> None:
-        content, average = io.BytesIO(), self.ema and self.ema.module
-        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler, "ema": average}
-        state = {name: part and part.state_dict() for name, part in parts.items()}
-        state |= {"identity": self.identity, "classes": self.files.classes}
-        torch.save(state | {name: getattr(self, name) for name in PROGRESS}, content)
-        write_in_one_move(self.path, content.getvalue())
-        record = {"run": self.identity, "epochs": self.rows, "losses": self.losses}
-        write_in_one_move(self.out / "log.json", (json.dumps(record, indent=1) + "\n").encode())
-        if self.rows:
-            rows = [",".join("" if value is None else str(value) for value in row.values()) for row in self.rows]
-            write_in_one_move(self.out / "log.csv", "\n".join([",".join(self.rows[0]), *rows, ""]).encode())
+        def write():
+            self.log.scaler = self.scaler.state_dict()
+            save_checkpoint(self.path, self.identity, self.done, self.model, self.optimizer, self.log)
+            record = {"run": self.identity, "epochs": self.log.epochs, "losses": self.log.losses}
+            write_in_one_move(self.log_path, (json.dumps(record, indent=1) + "\n").encode())
+
+        self.ranks.agree(write if self.ranks.rank == 0 else lambda: None)
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one. Refusal if it cannot be read or belongs to another run."""
-        state = self.ranks.agree(lambda: read_checkpoint(self.path) if os.path.lexists(self.path) else None)
-        if len(set(self.ranks.gather(None if state is None else state["done"]))) > 1:
-            raise Refusal(f"Not all processes see the same {self.path}; --out must be a folder that they share.")
-        if state is None:
-            return
-        there = state["identity"]
-        differing = [name for name in self.identity | there if self.identity.get(name) != there.get(name)]
-        if differing:
-            words = "; ".join(f"{name} {there.get(name)} there, {self.identity.get(name)} here" for name in differing)
-            raise Refusal(f"{self.path} is the checkpoint of another run ({words}); give another --out.")
-        parts = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
-        for name, part in (parts | ({"ema": self.ema.module} if self.ema else {})).items():
-            part.load_state_dict(state[name])
-        for name in PROGRESS:
-            setattr(self, name, state[name])
+        there = os.path.lexists(self.path)
+        state = self.ranks.agree(lambda: load_checkpoint(self.path, self.identity, self.recipe) if there else None)
+        if len(set(self.ranks.gather(state and state["step"]))) > 1:
+            self.ranks.refuse(f"Not all processes see the same {self.path}; --out must be a folder that they share.")
+        if state:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done, self.log = state["step"], Log(**state["history"])
+            self.scaler.load_state_dict(self.log.scaler)
 
 
-def train(
-    training: Training, val: ImageFolders, workers: int = 0, sync_every: int = 10, test_every: int = 1
-) -> None:
-    """Train to the end, testing on `val` after every `test_every` epochs and at the end, with a checkpoint each epoch.
+def train(training: Training, val: ImageFolders, workers: int = 0, sync_every: int = 10) -> None:
+    """Train to the end, testing on `val` and saving after every epoch.
 
     Ranks exchange news every `sync_every` steps. After Ctrl-C or SIGTERM on any rank all stop at the next exchange,
     with a checkpoint, and raise Stopped. Rank 0 draws a progress bar and prints one line an epoch.
     """
-    ranks, steps, recipe = training.ranks, training.batches.steps, training.recipe
+    ranks, steps, recipe, log = training.ranks, training.batches.steps, training.recipe, training.log
     images = Images(training.files, recipe.transform(training.model.patch_embed.input_shape))
     data = loader(images, ranks.device, workers, batch_sampler=training.batches)
-    total, pending = steps * training.epochs, []
-    with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(
-            total=total, initial=training.done, unit="step", disable=ranks.rank > 0 or not progress_shown()
-        ))  # fmt: skip
-        stop = stack.enter_context(stop_signals())
+    total, pending = steps * recipe.epochs, []
+    shown = ranks.rank == 0 and progress_shown()
+    with tqdm(total=total, initial=training.done, unit="step", disable=not shown) as bar, stop_signals() as stop:
         while True:
-            if len(training.rows) < training.epoch:  # also after a stop between the last step and the test
-                training.test(val, training.epoch % test_every == 0 or training.done == total, workers)
-                training.save()
+            if len(log.epochs) < training.epoch:  # also after a stop between the last step and the test
+                row = training.end_epoch(val, workers)
                 if ranks.rank == 0:
-                    bar.write(line(training.rows[-1], training.epochs))
+                    bar.write(
+                        f"epoch {row['epoch']}/{recipe.epochs}  loss {row['train_loss']:.4f}  top-1 {row['top1']:.2f} %"
+                        f"  top-5 {row['top5']:.2f} %  {row['images_per_second']:.1f} images/s"
+                    )
             if training.done == total:
                 return
             training.scheduler.step(training.epoch)  # depends on the epoch alone: nothing of it to save
@@ -220,22 +192,14 @@ def train(
                 pending.append(training.train_step(batches))
                 if training.done % sync_every and training.done < last:
                     continue
-                before = len(training.losses)
                 stopped = training.settle(pending, bool(stop))
                 now = time.perf_counter()
-                training.epoch_seconds, start = training.epoch_seconds + now - start, now
-                bar.update(training.done - before)
-                bar.set_postfix_str(f"epoch {last // steps}/{training.epochs}, loss {training.losses[-1]:.3f}")
+                log.seconds, start = log.seconds + now - start, now
+                bar.update(training.done - bar.n)
+                bar.set_postfix_str(f"epoch {last // steps}/{recipe.epochs}, loss {log.losses[-1]:.3f}")
                 if stopped:
                     training.save()
                     raise Stopped(stop[0] if stop else signal.SIGTERM)
-
-
-def line(row: dict, epochs: int) -> str:
-    words = f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}"
-    if row["top1"] is not None:
-        words += f"  top-1 {row['top1']:.2f} %  top-5 {row['top5']:.2f} %"
-    return words + f"  {row['images_per_second']:.1f} images/s"
 
 
 @torch.no_grad()
@@ -263,8 +227,9 @@ def accuracy(
             sums += torch.stack([best[:, 0].sum(), best.sum(), loss, (~logits.isfinite()).any(1).sum()])
     top1, top5, loss, bad = sum(ranks.gather(sums.cpu().double())).tolist()
     if bad:
-        raise Refusal(f"The model's logits are not finite for {bad:.0f} of {len(files)} images below {files.root}.")
-    return dict(zip(COLUMNS, (100 * top1 / len(files), 100 * top5 / len(files), loss / len(files), len(files))))
+        ranks.refuse(f"The model's logits are not finite for {bad:.0f} of {len(files)} images below {files.root}.")
+    count = len(files)
+    return {"top1": 100 * top1 / count, "top5": 100 * top5 / count, "val_loss": loss / count, "val_images": count}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -279,36 +244,6 @@ def loader(images: Dataset, device: torch.device, workers: int, **how) -> DataLo
     )  # fmt: skip
 
 
-def claim(out: Path, first: bool) -> contextlib.AbstractContextManager:
-    """Until its context is left, `out` is this run's, and its `first` rank can write to it. Refusal if not."""
-    if not first:
-        return contextlib.nullcontext()
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        return FileLock(out / ".lock").acquire(timeout=0)
-    except Timeout:
-        raise Refusal(f"Another run is writing to {out}; wait for its end, or give another --out.") from None
-    except OSError as error:
-        raise Refusal(f"--out {out} is no folder that can be written to ({error.strerror}); give another.") from error
-
-
-def read_checkpoint(path: Path) -> dict:
-    """The state in `path`. OSError if it cannot be opened, ValueError if it is no checkpoint of this program."""
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not all(state[name] for name in ("identity", "classes", "model")):
-            raise KeyError("empty")
-        return state
-    except MemoryError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be opened ({error.strerror or error})") from error
-    except Exception as error:
-        raise ValueError(f"{path} is no checkpoint of this program; give another, or move it away.") from error
-
-
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """A list that receives the first Ctrl-C or SIGTERM; a second one ends the process as usual."""
@@ -316,15 +251,14 @@ def stop_signals() -> Iterator[list[int]]:
 
     def note(number, frame):
         received.append(number)
+        restore()
+
+    def restore():
         for name, handler in before.items():
             signal.signal(name, handler)
 
-    before = {}
-    with contextlib.suppress(ValueError):  # not the main thread: then signals are somebody else's
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, note)
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        restore()
