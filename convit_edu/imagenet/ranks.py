@@ -71,10 +71,13 @@ class Ranks:
     def add_gradients(self, model: nn.Module) -> None:
         """Every gradient becomes its sum over all ranks, in the same order after a restart as before it.
 
-        DistributedDataParallel would do it while the backward pass goes on, but adds in another order in its first
+        DistributedDataParallel does it while the backward pass goes on, but adds in another order in its first
         step than in those after it, so that a resumed run would differ from an uninterrupted one.
         """
-        if self.world > 1:
-            for parameter in model.parameters():
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
+        if self.world == 1:
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        sums = torch.cat([gradient.flatten() for gradient in gradients])  # one message in place of hundreds
+        dist.all_reduce(sums)
+        for gradient, part in zip(gradients, sums.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
