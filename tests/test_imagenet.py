@@ -298,6 +298,18 @@ def test_groups_add_up_to_the_global_batch(pictures, tmp_path):
         torch.testing.assert_close(value, at_once.model.state_dict()[name], rtol=0, atol=2e-5, msg=name)
 
 
+def test_every_group_draws_its_own_mixing_fixed_by_step_and_group(pictures, tmp_path):
+    training, images = trained(pictures, tmp_path, mixup=0.8)
+    pixels, labels = next(iter(DataLoader(images, batch_sampler=training.batches)))
+
+    def loss(group):
+        return training.group_loss(pixels.clone(), labels, group).item()  # mixing writes over its images
+
+    first, again, other = loss(0), loss(0), loss(1)
+    training.done += 1
+    assert first == again and len({first, other, loss(0)}) == 3
+
+
 # --- the recipe
 
 
