@@ -210,6 +210,9 @@ def test_a_finished_run_is_not_run_again(pictures, whole, tmp_path, capsys):
 def test_log(whole):
     record = log(whole)
     assert [row["epoch"] for row in record["epochs"]] == [1, 2, 3] and len(record["losses"]) == EPOCHS * STEPS
+    peak = 0.05 * 16 / 512
+    cosine = [1e-5 + (peak - 1e-5) / 2 * (1 + math.cos(math.pi * epoch / EPOCHS)) for epoch in (1, 2)]
+    assert [row["lr"] for row in record["epochs"]] == pytest.approx([1e-6, *cosine])  # epoch e at the rate of e
     assert record["losses"][0] == pytest.approx(math.log(CLASSES), abs=0.1)  # a new network knows nothing
     for number, row in enumerate(record["epochs"]):
         assert row["train_loss"] == pytest.approx(sum(record["losses"][3 * number :][:3]) / 3, rel=1e-12)
@@ -298,8 +301,9 @@ def test_groups_add_up_to_the_global_batch(pictures, tmp_path):
         torch.testing.assert_close(value, at_once.model.state_dict()[name], rtol=0, atol=2e-5, msg=name)
 
 
-def test_every_group_draws_its_own_mixing_fixed_by_step_and_group(pictures, tmp_path):
-    training, images = trained(pictures, tmp_path, mixup=0.8)
+@pytest.mark.parametrize("changes", [{"mixup": 0.8}, {"drop_path": 0.9}], ids=["mixing", "stochastic depth"])
+def test_every_group_draws_its_own_fixed_by_step_and_group(pictures, tmp_path, changes):
+    training, images = trained(pictures, tmp_path, **changes)
     pixels, labels = next(iter(DataLoader(images, batch_sampler=training.batches)))
 
     def loss(group):
