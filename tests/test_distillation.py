@@ -52,15 +52,11 @@ def test_smoothing_is_for_the_label_alone_and_mixed_labels_are_taken():
     assert torch.allclose(hard_distillation_loss(logits, shares, teacher), wanted)
 
 
-def test_a_teacher_who_says_the_label_changes_nothing_without_smoothing(images):
-    class Knows(torch.nn.Module):
-        def forward(self, batch):
-            return F.one_hot(labels, 10).float()
-
-    labels, recipe = images.train_labels[:8], dataclasses.replace(RECIPE, label_smoothing=0.0)
-    logits = torch.randn(8, 10)
-    taught, alone = (loss(images.train_images[:8], logits, labels) for loss in (HardDistillation(Knows()), recipe.loss))
-    assert taught.item() == pytest.approx(alone.item())
+def test_the_loss_is_that_of_what_the_teacher_says(images):
+    teacher, logits, labels = create_cnn(seed=0, width=4), torch.randn(8, 10), images.train_labels[:8]
+    batch = images.normalize(images.train_images[:8])
+    wanted = hard_distillation_loss(logits, labels, teacher.eval()(batch), 0.3)
+    assert torch.equal(HardDistillation(teacher.train(), 0.3)(batch, logits, labels), wanted)
 
 
 def test_the_teacher_sees_what_the_student_sees_and_is_not_trained(images):

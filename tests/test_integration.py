@@ -1,7 +1,6 @@
 """The fast form inside torch's own machinery: compile, export, DistributedDataParallel."""
 
 import os
-import shutil
 
 import pytest
 import torch
@@ -9,28 +8,18 @@ import torch.multiprocessing
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from convit_edu import GPSA, SelfAttention, create_model
+from convit_edu import GPSA, create_model
 from convit_edu.parity import timm
-
-GRIDS = [(4, 4), (3, 7), (5, 2)]
-COMPILER = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="inductor needs a C++ compiler"
-)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=COMPILER)])
-@pytest.mark.parametrize("layer_type", [GPSA, SelfAttention])
-def test_one_compiled_layer_serves_three_grids(backend, layer_type):
-    if backend == "inductor" and torch.__version__ < "2.6":
-        pytest.skip("this PyTorch's inductor takes plain attention in float32 alone")
+def test_one_compiled_layer_serves_three_grids():
     torch._dynamo.reset()
-    layer = layer_type(36, 9).double()
-    compiled = torch.compile(layer, backend=backend, fullgraph=True)
-    for rows, columns in GRIDS:
+    layer = GPSA(36, 9).double()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)  # all but the machine code
+    for rows, columns in ((4, 4), (3, 7), (5, 2)):
         x = torch.randn(2, rows * columns, 36, dtype=torch.float64)
         layer.zero_grad()
         expected = layer(x, (rows, columns))
@@ -52,20 +41,11 @@ def test_a_whole_model_compiles_in_one_graph():
     assert torch.equal(compiled(images), model(images))
 
 
-@pytest.mark.parametrize("grid", [(4, 4), (3, 7)])
-def test_a_layer_exports_with_a_free_batch_size(grid):
-    layer = GPSA(36, 9).eval()
-    x = torch.randn(3, grid[0] * grid[1], 36)
-    shapes = {"x": {0: torch.export.Dim("batch")}, "grid": (None, None)}
-    program = torch.export.export(layer, (x,), {"grid": grid}, dynamic_shapes=shapes)
-    larger = torch.randn(5, grid[0] * grid[1], 36)
-    torch.testing.assert_close(program.module()(larger, grid=grid), layer(larger, grid))
-
-
-def test_a_model_exports():
+def test_a_model_exports_with_a_free_batch_size():
     model = create_model("convit_mini_28", seed=0).eval()
-    program = torch.export.export(model, (torch.randn(2, 1, 28, 28),))
-    images = torch.randn(2, 1, 28, 28)
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(model, (torch.randn(3, 1, 28, 28),), dynamic_shapes=shapes)
+    images = torch.randn(5, 1, 28, 28)
     torch.testing.assert_close(program.module()(images), model(images))
 
 
@@ -116,33 +96,6 @@ def test_lora_on_every_linear_layer_is_the_model_with_the_products_added_to_its_
     model(images).square().sum().backward()
     for name, p in model.named_parameters():
         assert (p.grad is None) == (".base." in name), name
-
-
-def test_pruning_acts_on_every_linear_layer():
-    model, by_hand, images = a_model(), a_model(), torch.randn(2, 1, 28, 28)
-    for name, layer in linear_layers(model).items():
-        prune.l1_unstructured(layer, "weight", amount=0.5)
-        with torch.no_grad():
-            by_hand.get_submodule(name).weight *= layer.weight_mask
-    assert torch.equal(model(images), by_hand(images))
-    model(images).square().sum().backward()
-    assert all(layer.weight_orig.grad is not None for layer in linear_layers(model).values())
-    with torch.no_grad():  # an optimiser moves weight_orig; what counts is made anew at the next call
-        for layer in linear_layers(model).values():
-            layer.weight_orig.mul_(1.5)
-        for layer in linear_layers(by_hand).values():
-            layer.weight.mul_(1.5)
-    torch.testing.assert_close(model(images), by_hand(images))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_dynamic_quantisation_replaces_every_linear_layer_but_the_three_numbers_of_a_position():
-    model, images = a_model(), torch.randn(4, 1, 28, 28)
-    small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-    assert set(linear_layers(small)) == {"blocks.0.attn.pos_proj", "blocks.1.attn.pos_proj"}  # an own type, kept exact
-    exact = model(images)
-    assert (small(images) - exact).abs().max() < 0.1 * exact.abs().max() and not torch.equal(small(images), exact)
-    assert small.config == model.config
 
 
 @pytest.mark.parametrize("local", [0, 2, 3])

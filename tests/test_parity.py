@@ -1,13 +1,12 @@
 """Equality with timm, in float64: logits and every gradient, both ways, and its errors."""
 
-import re
 import socket
 from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
 
-from convit_edu import ConViT, create_model
+from convit_edu import create_model
 from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.parity import from_timm, relative_difference, timm, to_timm
 
@@ -15,9 +14,8 @@ ConVit = timm.models.convit.ConVit
 
 ODD = [
     # heads, strength, patches a side, blocks, GPSA blocks, qkv_bias
-    (1, 1.0, 4, 2, 1, False), (1, 10.0, 5, 3, 2, True), (4, 0.1, 4, 2, 1, False), (4, 1.0, 7, 3, 2, True),
-    (4, 10.0, 3, 4, 3, False), (9, 0.1, 5, 2, 1, True), (9, 1.0, 7, 3, 2, False), (9, 10.0, 4, 4, 1, True),
-    (16, 0.1, 3, 2, 1, False), (16, 1.0, 5, 3, 2, True), (16, 10.0, 6, 2, 1, False), (9, 1.0, 4, 2, 0, True),
+    (1, 10.0, 5, 3, 2, True), (4, 0.1, 4, 2, 1, False), (4, 1.0, 7, 3, 2, True), (9, 1.0, 7, 3, 2, False),
+    (16, 10.0, 6, 2, 1, False), (9, 1.0, 4, 2, 0, True),
 ]  # fmt: skip
 
 
@@ -66,14 +64,12 @@ def test_odd_small_configurations_equal_timm(heads, strength, side, depth, local
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convit_tiny", "convit_small", "convit_base"])
-def test_the_papers_sizes_equal_timm_at_224_pixels(name):
+@pytest.mark.parametrize(("name", "fewer"), [("convit_tiny", {}), ("convit_small", {}),
+                                             ("convit_base", {"depth": 2, "local_up_to_layer": 1})])  # fmt: skip
+def test_the_papers_sizes_equal_timm_at_224_pixels(name, fewer):
     torch.manual_seed(0)
-    ours = create_model(name)
-    theirs = timm.create_model(name)
+    ours, theirs = create_model(name, **fewer).double(), randomise(timm.create_model(name, **fewer)).double()
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    randomise(theirs.load_state_dict(ours.state_dict(), strict=True) and theirs.double())
-    ours.double().load_state_dict(theirs.state_dict(), strict=True)
     assert largest_difference(ours, theirs, torch.randn(1, 3, 224, 224).double()) < 1e-9
 
 
@@ -126,84 +122,59 @@ def test_what_timm_cannot_express_is_named(overrides, part):
         to_timm(create_model("convit_mini_28", **overrides))
 
 
-def test_gpsa_to_the_top_loads_timms_weights():
-    torch.manual_seed(0)
-    theirs = ConVit(img_size=16, patch_size=4, num_classes=3, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=2)
-    ours = ConViT(
-        img_size=16, patch_size=4, num_classes=3, embed_dim=16, depth=2, num_heads=4, local_up_to_layer=2
-    )
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    assert torch.equal(ours.cls_token, theirs.cls_token)
-
-
-def test_an_unknown_name_is_named_with_what_was_meant():
-    for pretrained in (False, True):
-        with pytest.raises(ValueError, match="timm knows no model 'convit_tini'; did you mean convit_tiny"):
-            from_timm("convit_tini", pretrained)
-
-
-@pytest.mark.parametrize("source", [3, None, {"pos_embed": torch.zeros(1)}])
-def test_what_is_no_model_is_named(source):
-    with pytest.raises(ValueError, match=f"the name of one, not {re.escape(repr(source))}"):
-        from_timm(source)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "failure", [socket.gaierror(-2, "Name or service not known"), TimeoutError(), URLError("unreachable")]
-)
-def test_without_a_network_the_error_says_so(monkeypatch, failure):
-    def offline(name, pretrained):
-        raise RuntimeError("could not load") from failure
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(ConnectionError, match=r"weights of convit_tiny could not be fetched .* there is a network"):
-        from_timm("convit_tiny", pretrained=True)
+    ("source", "words"),
+    [("convit_tini", "timm knows no model 'convit_tini'; did you mean convit_tiny"),
+     (3, "the name of one, not 3"), ({"pos_embed": 0}, "the name of one, not {'pos_embed'")],
+)  # fmt: skip
+def test_what_is_no_model_or_no_name_of_one_is_named(source, words):
+    for pretrained in (False, True):
+        with pytest.raises(ValueError, match=words):
+            from_timm(source, pretrained)
 
 
 def refuse(*_, **__):
     raise OSError("no route")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "failure",
-    [RuntimeError("No pretrained weights exist"), PermissionError("the cache is read-only"), KeyboardInterrupt(),
-     HTTPError("https://hub", 404, "not there", None, None)],
+    ("failure", "told"),
+    [(socket.gaierror(-2, "Name or service not known"), ConnectionError), (URLError("unreachable"), ConnectionError),
+     (HTTPError("https://hub", 404, "not there", None, None), RuntimeError),
+     (PermissionError("read-only cache"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )  # fmt: skip
-def test_other_failures_are_not_called_a_missing_network(monkeypatch, failure):
+def test_a_missing_network_is_named_and_other_failures_are_not_called_one(monkeypatch, failure, told):
     def failing(name, pretrained):
-        raise failure
+        try:
+            raise failure
+        except Exception as error:
+            raise RuntimeError("could not load") from error
 
     monkeypatch.setattr(timm, "create_model", failing)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(type(failure)) as raised:
+    monkeypatch.setattr("convit_edu.parity.PATIENCE", 0.1)
+    with pytest.raises(told) as found:
         from_timm("convit_tiny", pretrained=True)
-    assert raised.value is failure
+    assert (told is ConnectionError) == ("could not be fetched" in str(found.value))
 
 
-@pytest.mark.slow
 def test_the_hub_is_asked_only_where_it_answers(monkeypatch):
     """huggingface_hub repeats its questions to a host that does not answer for most of a minute."""
     from huggingface_hub import constants
 
-    offline = []
+    offline, alive = [], lambda *_: socket.socket()
 
     def fetch(name, pretrained):
         offline.append(constants.HF_HUB_OFFLINE)
         return ConVit(img_size=32, patch_size=16, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=1)
 
     monkeypatch.setattr(timm, "create_model", fetch)
-    monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    from_timm("convit_tiny", pretrained=True)
-    monkeypatch.setattr(socket, "create_connection", lambda *_: socket.socket())
-    from_timm("convit_tiny", pretrained=True)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy:3128"})
-    from_timm("convit_tiny", pretrained=True)
+    monkeypatch.setattr("convit_edu.parity.PATIENCE", 1.0)
+    for proxies, connect in (({}, refuse), ({}, alive), ({"https": "http://proxy:3128"}, refuse)):
+        monkeypatch.setattr("urllib.request.getproxies", lambda found=proxies: found)
+        monkeypatch.setattr(socket, "create_connection", connect)
+        from_timm("convit_tiny", pretrained=True)
     assert offline == [True, False, False] and constants.HF_HUB_OFFLINE is False
 
 
@@ -213,12 +184,10 @@ def test_a_hidden_width_that_is_no_simple_multiple_comes_over():
     assert from_timm(theirs).blocks[0].mlp.fc1.out_features == theirs.blocks[0].mlp.fc1.out_features == 49
 
 
-@pytest.mark.parametrize("rate", ["proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_rate"])
-def test_dropout_that_ours_lacks_is_named(rate):
-    for name in ("convit_tiny", "deit_tiny_patch16_224"):
-        theirs = timm.create_model(name, img_size=32, depth=2, **{rate: 0.1})
-        what = {"drop_rate": "head_drop"}.get(rate, rate.removesuffix("_rate"))
-        with pytest.raises(ValueError, match=f"has dropout that ConViT lacks: .*{what}"):
+def test_dropout_that_ours_lacks_is_named():
+    for name, rate in (("convit_tiny", "attn_drop"), ("deit_tiny_patch16_224", "pos_drop")):
+        theirs = timm.create_model(name, img_size=32, depth=2, **{f"{rate}_rate": 0.1})
+        with pytest.raises(ValueError, match=f"has dropout that ConViT lacks: .*{rate}"):
             from_timm(theirs)
 
 
