@@ -222,7 +222,4 @@ def test_taking_over_leaves_every_part_of_the_source_in_its_mode():
     theirs.blocks[0].eval()
     modes = [module.training for module in theirs.modules()]
     from_timm(theirs)
-    theirs.norm.forward = refuse
-    with pytest.raises(OSError, match="no route"):
-        from_timm(theirs)
     assert [module.training for module in theirs.modules()] == modes
