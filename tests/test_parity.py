@@ -64,9 +64,10 @@ def test_odd_small_configurations_equal_timm(heads, strength, side, depth, local
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "fewer"), [("convit_tiny", {}), ("convit_small", {}),
-                                             ("convit_base", {"depth": 2, "local_up_to_layer": 1})])  # fmt: skip
-def test_the_papers_sizes_equal_timm_at_224_pixels(name, fewer):
+@pytest.mark.parametrize(
+    ("name", "fewer"), [("convit_small", {}), ("convit_base", {"depth": 2, "local_up_to_layer": 1})]
+)
+def test_the_papers_sizes_equal_timm_at_224_pixels(name, fewer):  # the smallest in chapter 05
     torch.manual_seed(0)
     ours, theirs = create_model(name, **fewer).double(), randomise(timm.create_model(name, **fewer)).double()
     ours.load_state_dict(theirs.state_dict(), strict=True)
