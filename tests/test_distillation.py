@@ -106,10 +106,8 @@ def test_a_run_says_how_good_its_teacher_is():
     assert result["teacher"]["accuracy"] == alone["accuracy"]  # trained as by itself
     assert set(result["teacher"]) == {"accuracy", "on training images", "agreement"}
     assert all(0 <= value <= 100 for value in result["teacher"].values()) and "masking" in result
-    # the training is another one, and the same one again: the teacher is not changed by teaching
-    plain = worker.perform(dataclasses.replace(config, teacher=None), 0, "cpu", None, None)
     again = worker.perform(config, 0, "cpu", None, None)
-    assert again["result"] == result and again["history"]["loss"] != plain["history"]["loss"]
+    assert again["result"] == result  # the teacher is not changed by teaching
 
 
 def test_the_estimate_counts_the_teacher():

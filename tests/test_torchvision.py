@@ -38,57 +38,47 @@ def test_operators_are_there_where_a_plain_import_has_them():
 
 
 @pytest.fixture
-def pretend(tmp_path, monkeypatch):
-    """pretend(code of a torchvision of one file), which is what is imported now; returns what is defined from here on.
-
-    The code finds that list, and what else it is to have, in the module `given`.
-    """
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        monkeypatch.delitem(sys.modules, name)
-    defined = []
-    library = SimpleNamespace(Library=lambda *arguments: SimpleNamespace(define=defined.append))
+def defined(monkeypatch):
+    """What is defined from here on, as if nothing had been before."""
+    found = []
+    library = SimpleNamespace(Library=lambda *arguments: SimpleNamespace(define=found.append))
     torch = SimpleNamespace(library=library, ops=SimpleNamespace(torchvision=SimpleNamespace()))
     monkeypatch.setattr(_torchvision, "torch", torch)
     monkeypatch.setattr(_torchvision, "_library", None)
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def written(code, **given):
-        monkeypatch.setitem(sys.modules, "given", SimpleNamespace(defined=defined, **given))
-        (tmp_path / "torchvision").mkdir(exist_ok=True)
-        (tmp_path / "torchvision" / "__init__.py").write_text(code, encoding="utf-8")
-        (tmp_path / "torchvision" / "extension.py").write_text("count = 0", encoding="utf-8")
-        return defined
-
-    yield written
-    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-        del sys.modules[name]  # before the real ones come back
+    return found
 
 
-def test_names_are_defined_once_where_torchvision_asks_for_them(pretend):
-    defined = pretend("""
-import given
-from . import extension
-extension.count += 1
-if not given.defined:
-    raise RuntimeError("operator torchvision::nms does not exist")
-assert extension.count == 1, "what the first import left behind is still there"
-""")
+def test_names_are_defined_once_where_torchvision_asks_for_them(defined, monkeypatch):
+    def ask():
+        if not defined:
+            raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(_torchvision, "_import_afresh", ask)
     ensure_importable()
     ensure_importable()
     assert [schema.partition("(")[0] for schema in defined] == ["nms", "qnms"]
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("another CUDA version"), ModuleNotFoundError(name="PIL")])
-def test_another_failure_is_told_and_nothing_is_defined(pretend, failure):
-    defined = pretend("import given\nraise given.failure", failure=failure)
+def test_another_failure_is_told_and_nothing_is_defined(defined, monkeypatch, failure):
+    def fail():
+        raise failure
+
+    monkeypatch.setattr(_torchvision, "_import_afresh", fail)
     with pytest.raises(type(failure)) as found:
         ensure_importable()
     assert found.value is failure and defined == []
 
 
-def test_nothing_is_defined_where_torchvision_works_or_is_absent(pretend, monkeypatch):
-    defined = pretend("")
-    ensure_importable()
-    monkeypatch.setitem(sys.modules, "torchvision", None)
-    ensure_importable()
+def test_nothing_is_defined_where_torchvision_works_or_is_absent(defined, monkeypatch):
+    for module in (SimpleNamespace(), None):
+        monkeypatch.setitem(sys.modules, "torchvision", module)
+        ensure_importable()
     assert defined == []
+
+
+def test_what_a_failed_import_left_behind_is_forgotten(monkeypatch):
+    modules = {"torchvision.left": 1, "torch": 2}
+    monkeypatch.setattr(_torchvision, "sys", SimpleNamespace(modules=modules))
+    _torchvision._import_afresh()
+    assert modules == {"torch": 2}
