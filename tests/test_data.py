@@ -1,10 +1,8 @@
-import gzip
 import hashlib
 import itertools
 import os
 import pickle
 import shutil
-import sys
 from dataclasses import replace
 from itertools import islice
 from urllib.error import URLError
@@ -429,26 +427,11 @@ def test_cifar_100_that_is_missing_altered_or_out_of_reach_is_named(cifar, tmp_p
 # ---- the script that makes the embedded file
 
 
-@pytest.fixture(scope="module")
-def script():
-    return module_at("scripts/make_embedded.py")
-
-
-def test_script_refuses_missing_other_and_truncated_files(script, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["make_embedded.py", str(tmp_path), "--out", str(tmp_path / "out.npz")])
-    with pytest.raises(SystemExit, match=r"holds neither train-images-idx3-ubyte\.gz"):
-        script.main()
-    name, header = "t10k-labels-idx1-ubyte", 8
+def test_script_refuses_other_files_selects_the_first_of_each_class_and_writes_what_the_loader_expects(tmp_path):
+    script, name = module_at("scripts/make_embedded.py"), "t10k-labels-idx1-ubyte"
     (tmp_path / name).write_bytes(b"\0" * 10_008)
     with pytest.raises(SystemExit, match=f"{name} is not the published Fashion-MNIST"):
-        script.read_idx(tmp_path, name, header, (10_000,))
-    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"\0" * 10_008)[:20])
-    with pytest.raises(SystemExit, match=rf"{name}\.gz cannot be unpacked"):
-        script.read_idx(tmp_path, name, header, (10_000,))
-    assert not (tmp_path / "out.npz").exists()
-
-
-def test_script_selects_the_first_of_each_class_and_writes_what_the_loader_expects(script, tmp_path):
+        script.read_idx(tmp_path, name, 8, (10_000,))
     labels = np.concatenate([np.arange(10), np.arange(10)[::-1], np.arange(10)])
     assert script.select(labels, 2).tolist() == list(range(20))
     with np.load(data._embedded_file()) as file:
@@ -458,4 +441,3 @@ def test_script_selects_the_first_of_each_class_and_writes_what_the_loader_expec
     script.write(small, tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as file:
         assert all(np.array_equal(file[name], array) for name, array in small.items())
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
@@ -401,21 +400,6 @@ def test_compiling_changes_the_training_step_alone(images, monkeypatch):
     assert history.loss == pytest.approx(plain.loss, abs=1e-4) and history.loss != history.loss[:1] * 3
     for name, value in plain_model.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-4, rtol=1e-3)
-
-
-def test_no_step_needs_double_precision(images):
-    """Apple's GPUs have none."""
-    seen = set()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **kwargs or {})
-            seen.update(x.dtype for x in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(x))
-            return result
-
-    with Watch():
-        train(fresh(), images, dataclasses.replace(RECIPE, steps=4), device="cpu")
-    assert torch.float32 in seen and torch.uint8 in seen and torch.float64 not in seen
 
 
 BAD = {
