@@ -235,11 +235,10 @@ def load(name: str, root: str | Path | None = None, size: int | None = None, dow
 
     `fashion_mnist_5k` comes with the package. `cifar100` is torchvision's, in the folder `root`; `download=True`
     fetches it if it is not there. `folder` reads root/train/<class>/* and root/val/<class>/* in RGB, shorter side
-    resized to `size` pixels, centre cropped to size x size: in
-    memory 3*size*size bytes an image; a warning counts the files that are left out, see `pictures.class_files`.
-    Every file is checked. Raises FileNotFoundError for missing data, ValueError for an unknown name, a wrong
-    argument or a bad file, OSError for one that cannot be opened, ConnectionError for a failed download,
-    MemoryError where memory is short.
+    resized to `size` pixels, centre cropped to size x size: in memory 3*size*size bytes an image; a warning counts
+    the files that are left out, see `pictures.class_files`. Every file is checked. Raises FileNotFoundError for
+    missing data, ValueError for an unknown name, a wrong argument or a bad file, OSError for one that cannot be
+    opened, ConnectionError for a failed download, MemoryError where memory is short.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}; the known ones are {', '.join(NAMES)}.")
