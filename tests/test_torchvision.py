@@ -79,6 +79,7 @@ def test_nothing_is_defined_where_torchvision_works_or_is_absent(defined, monkey
 
 def test_what_a_failed_import_left_behind_is_forgotten(monkeypatch):
     modules = {"torchvision.left": 1, "torch": 2}
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace())  # what is imported then
     monkeypatch.setattr(_torchvision, "sys", SimpleNamespace(modules=modules))
     _torchvision._import_afresh()
     assert modules == {"torch": 2}
