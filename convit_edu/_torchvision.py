@@ -1,6 +1,5 @@
-"""torchvision: make its import (and so timm's) work beside a CPU-only torch, and read its data sets."""
+"""torchvision: make its import (and so timm's) work beside a CPU-only torch, and read CIFAR-100."""
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -11,13 +10,6 @@ from torch import Tensor
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-# torchvision knows md5 sums of Fashion-MNIST's packed files, but reads the unpacked ones; these are theirs.
-FASHION_MNIST_MD5 = {
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
 }
 _library = None  # operators vanish with the Library object that defined them, so it is kept here
 
@@ -57,44 +49,35 @@ def _import_afresh() -> None:
     import torchvision  # noqa: F401
 
 
-def read(name: str, root: Path, download: bool = False) -> tuple[list[Tensor], list[str]]:
-    """Read `fashion_mnist`, `cifar10` or `cifar100` from the folder `root` (a Path), every file checked.
+def cifar100(root: Path, download: bool = False) -> tuple[list[Tensor], list[str]]:
+    """Read CIFAR-100 from the folder `root`; torchvision checks every file.
 
-    Returns [training images (M, C, h, w) uint8, labels (M,) int64, the same for test], and the class names.
+    Returns [training images (M, 3, 32, 32) uint8, labels (M,) int64, the same for test], and the class names.
     Raises FileNotFoundError for a missing file, ValueError for a bad one, ConnectionError for no download.
     """
     ensure_importable()
-    from torchvision import datasets
+    from torchvision.datasets import CIFAR100
 
-    if name == "fashion_mnist":
-        source, folder, files = datasets.FashionMNIST, root / "FashionMNIST" / "raw", FASHION_MNIST_MD5
-    else:
-        source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
-        folder, meta = root / source.base_folder, (source.meta["filename"], source.meta["md5"])
-        files = dict([*source.train_list, *source.test_list, meta])
-    if download and not all((folder / file).is_file() for file in files):
+    folder = root / CIFAR100.base_folder
+    files = [folder / name for name in ("train", "test", "meta")]
+    if download and not all(file.is_file() for file in files):
         try:
-            source(root, download=True)
+            CIFAR100(root, download=True)
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise ConnectionError(f"{name} could not be downloaded into {root} ({reason}); check the network "
+            raise ConnectionError(f"cifar100 could not be downloaded into {root} ({reason}); check the network "
                                   f"and the folder, or put the unpacked files into {folder}.") from error
-    for file, md5 in files.items():  # before torchvision reads them, so that the message can name the file
-        path = folder / file
-        if not path.is_file():
-            raise FileNotFoundError(f"{name}: {path} is missing; with a network pass download=True, "
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"cifar100: {file} is missing; with a network pass download=True, "
                                     f"otherwise put torchvision's unpacked files into {folder}.")
-        try:
-            with path.open("rb") as content:
-                found = hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-        except OSError as error:
-            raise OSError(error.errno, f"{name}: {path} cannot be read ({error.strerror})") from error
-        if found != md5:
-            raise ValueError(f"{name}: {path} is truncated or altered (its md5 is not the published one); "
-                             "move it away and fetch it again, for instance with download=True.")
+    try:
+        train, test = (CIFAR100(root, train=split) for split in (True, False))
+    except RuntimeError as error:  # a checksum differs
+        raise ValueError(f"cifar100: a file in {folder} is truncated or altered (its md5 is not the published one); "
+                         "move the folder away and fetch it again, for instance with download=True.") from error
     tensors = []
-    for split in (source(root, train=True), source(root, train=False)):
-        images = torch.as_tensor(split.data)  # (M, 28, 28) or (M, 32, 32, 3)
-        images = images[:, None] if images.dim() == 3 else images.permute(0, 3, 1, 2)  # (M, C, h, w)
-        tensors += [images.contiguous(), torch.as_tensor(split.targets)]
-    return tensors, split.classes
+    for split in (train, test):
+        images = torch.as_tensor(split.data).permute(0, 3, 1, 2).contiguous()  # (M, 3, 32, 32)
+        tensors += [images, torch.as_tensor(split.targets)]
+    return tensors, train.classes

@@ -11,17 +11,22 @@ of the file written depend on the zlib at hand; the arrays do not, and their sha
 import argparse
 import gzip
 import hashlib
-import os
+import io
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from convit_edu._torchvision import FASHION_MNIST_MD5
 from convit_edu.data import EMBEDDED_SHA256
+from convit_edu.saving import write_in_one_move
 
+MD5 = {  # of the unpacked files
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
 PER_CLASS = {"train": 500, "test": 100}
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "convit_edu" / "datasets" / "fashion_mnist_5k.npz"
 
@@ -36,7 +41,7 @@ def read_idx(folder, name, header, shape):
         content = gzip.decompress(path.read_bytes()) if path == packed else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         sys.exit(f"{path} cannot be unpacked ({error}); fetch it again.")
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != FASHION_MNIST_MD5[name]:
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != MD5[name]:
         sys.exit(f"{path} is not the published Fashion-MNIST (md5 differs); give another folder.")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -55,18 +60,10 @@ def sha256(arrays):
 
 
 def write(arrays, out):
-    """All or nothing: a file beside `out`, then a rename, so that a killed run leaves no half-written set."""
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from other users
-        os.replace(temporary, out)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """All or nothing, so that a killed run leaves no half-written set."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_in_one_move(out, content.getvalue())
 
 
 def main():

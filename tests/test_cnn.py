@@ -37,17 +37,6 @@ def test_the_input_passes_around_a_block():
     assert isinstance(ResidualBlock(4, 4).shortcut, torch.nn.Identity)
 
 
-def test_it_sees_three_by_three_neighbourhoods():
-    """One pixel of an image reaches just what two 3 x 3 convolutions and the stem's span: 7 x 7."""
-    model, reached = create_cnn(seed=0, width=4).eval(), []
-    model.stages[0].register_forward_hook(lambda module, inputs, output: reached.append(output))
-    images = torch.zeros(2, 1, 16, 16)
-    images[1, 0, 8, 8] = 100
-    model(images)
-    rows, columns = (reached[0][1] != reached[0][0]).any(0).nonzero().unbind(1)
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (5, 11, 5, 11)
-
-
 def test_seeds_and_the_config_make_the_model_again():
     state = torch.get_rng_state()
     first, again, other = (create_cnn(seed=seed, width=4, blocks=[1, 2, 1]) for seed in (3, 3, 4))

@@ -1,11 +1,11 @@
-import gzip
+import hashlib
 import itertools
 import os
+import pickle
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
+from itertools import islice
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -15,8 +15,6 @@ from loading import module_at
 from convit_edu import _torchvision, data
 from convit_edu.augment import augment
 from convit_edu.data import Dataset, batches, load, seeded
-
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "make_embedded.py"
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +43,18 @@ def count(labels, num_classes=10):
 
 
 def test_embedded_set(embedded):
-    assert embedded.train_images.shape == (5000, 1, 28, 28) and embedded.train_images.dtype == torch.uint8
-    assert embedded.test_images.shape == (1000, 1, 28, 28) and embedded.test_labels.dtype == torch.int64
+    assert embedded.image_shape == (1, 28, 28) and embedded.classes[9] == "Ankle boot"
     assert count(embedded.train_labels) == [500] * 10 and count(embedded.test_labels) == [100] * 10
-    assert (embedded.num_classes, embedded.image_shape) == (10, (1, 28, 28))
-    assert embedded.classes[9] == "Ankle boot"
-    assert embedded.checksum() == data.EMBEDDED_SHA256
-
-
-def test_no_embedded_test_image_is_a_training_image(embedded):
-    train = {image.numpy().tobytes() for image in embedded.train_images}
-    assert not train & {image.numpy().tobytes() for image in embedded.test_images}
-
-
-def test_mean_and_std_are_those_of_the_training_images(embedded):
+    train, test = ({x.numpy().tobytes() for x in each} for each in (embedded.train_images, embedded.test_images))
+    assert not train & test
     pixels = embedded.train_images.double() / 255
     assert embedded.mean.item() == pytest.approx(pixels.mean().item(), abs=1e-7)
     assert embedded.std.item() == pytest.approx(pixels.std(correction=0).item(), abs=1e-7)
     normal = embedded.normalize(embedded.train_images)
-    assert normal.dtype == torch.float32 and normal.shape == embedded.train_images.shape
-    assert abs(normal.mean()) < 1e-4 and abs(normal.std() - 1) < 1e-4
+    torch.testing.assert_close(normal, ((pixels - embedded.mean) / embedded.std).float())
     assert embedded.normalize(embedded.train_images[:2], torch.bfloat16).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="normalised already"):
+        embedded.normalize(normal)
 
 
 def test_a_plain_channel_does_not_divide_by_zero():
@@ -74,71 +63,54 @@ def test_a_plain_channel_does_not_divide_by_zero():
     assert torch.equal(plain.normalize(images), torch.zeros(2, 3, 4, 4))
 
 
-@pytest.fixture
-def damaged(tmp_path, monkeypatch):
-    """A copy of the embedded file, for a test to spoil."""
+def spoiled(how, path):
+    content = bytearray(path.read_bytes())
+    if how == "missing":
+        path.unlink()
+    elif how == "truncated":
+        path.write_bytes(content[:1_000_000])
+    elif how == "one bit":
+        content[1_000_000] ^= 1
+        path.write_bytes(content)
+    else:  # one label is another, in a file that is whole
+        with np.load(path) as file:
+            arrays = dict(file)
+        arrays["train_labels"][123] ^= 1
+        np.savez(path, **arrays)
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [("missing", FileNotFoundError, "is missing; reinstall"), ("truncated", ValueError, "cannot be read .*; reinstall"),
+     ("one bit", ValueError, "cannot be read .*; reinstall"), ("altered", ValueError, "is altered .*sha256")],
+)  # fmt: skip
+def test_a_spoiled_embedded_file_is_named(tmp_path, monkeypatch, how, error, words):
     copy = tmp_path / "copy.npz"
     shutil.copy(data._embedded_file(), copy)
     monkeypatch.setattr(data, "_embedded_file", lambda: copy)
-    return copy
-
-
-def test_missing_embedded_file_is_named(damaged):
-    damaged.unlink()
-    with pytest.raises(FileNotFoundError, match=r"copy\.npz is missing; reinstall"):
-        load("fashion_mnist_5k")
-
-
-@pytest.mark.parametrize("length", [0, 100, 1_000_000])
-def test_truncated_embedded_file_is_named(damaged, length):
-    damaged.write_bytes(damaged.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"copy\.npz cannot be read .*; reinstall"):
-        load("fashion_mnist_5k")
-
-
-def test_flipped_bit_in_embedded_file_is_named(damaged):
-    content = bytearray(damaged.read_bytes())
-    content[1_000_000] ^= 1
-    damaged.write_bytes(content)
-    with pytest.raises(ValueError, match=r"copy\.npz cannot be read .*; reinstall"):
-        load("fashion_mnist_5k")
-
-
-@pytest.mark.parametrize("key", ["train_images", "train_labels", "test_images", "test_labels"])
-def test_one_altered_value_in_embedded_file_is_noticed(damaged, key):
-    with np.load(damaged) as file:
-        arrays = dict(file)
-    arrays[key].flat[123] ^= 1
-    np.savez(damaged, **arrays)
-    with pytest.raises(ValueError, match=r"copy\.npz is altered .*sha256"):
+    spoiled(how, copy)
+    with pytest.raises(error, match=rf"copy\.npz {words}"):
         load("fashion_mnist_5k")
 
 
 # ---- names and arguments
 
 
-def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="'mnist'") as error:
-        load("mnist")
-    assert all(name in str(error.value) for name in data.NAMES)
-
-
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100", "folder"])
-def test_root_is_asked_for(name):
-    with pytest.raises(ValueError, match=f"{name} needs root"):
-        load(name)
-
-
-def test_size_is_refused_where_images_have_their_own(tmp_path):
-    with pytest.raises(ValueError, match="size is for 'folder' only"):
-        load("cifar100", root=tmp_path, size=32)
+def test_wrong_names_and_arguments_are_named(tmp_path):
+    for name, options, words in (
+        ("mnist", {}, f"'mnist'.*{', '.join(data.NAMES)}"),
+        ("cifar100", {}, "cifar100 needs root"),
+        ("folder", {"size": 8}, "folder needs root"),
+        ("cifar100", {"root": tmp_path, "size": 32}, "size is for 'folder' only"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            load(name, **options)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"train_images": torch.randn(4, 1, 2, 2)}, "train images as uint8 pixels.*torch.float32, -?[0-9.]+ to"),
-        ({"test_images": torch.full((4, 1, 2, 2), torch.nan)}, "test images as uint8 pixels.*nan to nan"),
         ({"train_images": torch.zeros(4, 2, 2, dtype=torch.uint8)}, r"uint8 \(M, C, h, w\)"),
         ({"train_images": np.zeros((4, 1, 2, 2), np.uint8)}, "as tensors, not ndarray"),
         ({"train_labels": torch.tensor([0, 1, 1])}, r"int64 \(M,\)"),
@@ -150,21 +122,13 @@ def test_size_is_refused_where_images_have_their_own(tmp_path):
         ({"classes": ("0",), "train_labels": torch.zeros(4).long()}, "two or more classes"),
         ({"classes": ("0", "0")}, "different names"),
         ({"mean": torch.zeros(3)}, "mean as a tensor"),
-        ({"mean": 0.5}, "mean as a tensor"),
         ({"mean": torch.tensor([torch.nan])}, "a finite mean"),
         ({"std": torch.zeros(1)}, "std, above 0"),
     ],
 )
 def test_dataset_refuses_what_its_docstring_excludes(changes, words):
-    made_up([2, 2])
     with pytest.raises(ValueError, match=f"made_up: expected .*{words}"):
         replace(made_up([2, 2]), **changes)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
-def test_what_may_be_normalised_already_is_not_normalised_again(embedded, dtype):
-    with pytest.raises(ValueError, match="normalised already"):
-        embedded.normalize(embedded.test_images[:2].to(dtype))
 
 
 def test_to_moves_every_tensor():
@@ -175,8 +139,8 @@ def test_to_moves_every_tensor():
 # ---- subsets
 
 
-@pytest.mark.parametrize("counts", [[20] * 5, [3, 40, 11, 7]])
-def test_subsets_of_any_size_are_nested_and_as_balanced_as_classes_permit(counts):
+@pytest.mark.parametrize("counts", [[20] * 5, [3, 40, 11, 27]])
+def test_subsets_are_nested_and_as_balanced_as_classes_permit(counts):
     full, previous = made_up(counts), set()
     for size in range(len(counts), sum(counts) + 1):
         subset = full.subset(size, seed=3)
@@ -186,70 +150,25 @@ def test_subsets_of_any_size_are_nested_and_as_balanced_as_classes_permit(counts
         # A class lies more than one below the largest only where it is used up.
         assert all(max(got) - used <= 1 or used == limit for used, limit in zip(got, counts, strict=True))
         previous = current
-
-
-@pytest.mark.parametrize("counts", [[20] * 5, [13, 40, 11, 27]])
-def test_fractions_are_nested_and_taken_of_each_class(counts):
-    full, previous = made_up(counts), set()
-    for fraction in (0.05, 0.1, 0.3, 0.5, 0.55, 1.0):
+    previous = set()
+    for fraction in (0.2, 0.3, 0.5, 0.55, 1.0):
         subset = full.subset(fraction=fraction)
         assert previous <= set(identities(subset))
         previous = set(identities(subset))
-        expected = [int(fraction * number + 0.5) for number in counts]
-        assert count(subset.train_labels, len(counts)) == expected
-    assert previous == set(range(sum(counts)))
+        assert count(subset.train_labels, len(counts)) == [int(fraction * number + 0.5) for number in counts]
 
 
-def test_subsets_of_the_embedded_set(embedded):
-    five, ten = embedded.subset(fraction=0.05, seed=1), embedded.subset(fraction=0.1, seed=1)
-    assert count(five.train_labels) == [25] * 10 and count(ten.train_labels) == [50] * 10
-    assert torch.equal(ten.train_images[:250], five.train_images)  # the larger one begins with it
-    assert torch.equal(embedded.subset(250, seed=1).train_images, five.train_images)
-    for subset in (five, ten):
-        assert torch.equal(subset.mean, embedded.mean) and torch.equal(subset.std, embedded.std)
-        assert torch.equal(subset.test_images, embedded.test_images)
-    assert five.checksum() != embedded.checksum()
-
-
-def test_subset_keeps_images_with_their_labels():
-    full = made_up([20, 30, 40])
-    subset = full.subset(31, seed=5)
+def test_subsets_keep_labels_test_images_and_normalisation_and_follow_their_seed():
+    full = replace(made_up([30] * 5), mean=torch.tensor([0.3]), std=torch.tensor([0.2]))
+    subset, again = full.subset(20, seed=0), full.subset(20, seed=0)
     assert torch.equal(full.train_labels[identities(subset)], subset.train_labels)
-
-
-def test_subsets_repeat_for_one_seed_and_differ_between_seeds():
-    full = made_up([30] * 5)
-    assert identities(full.subset(20, seed=0)) == identities(full.subset(20, seed=0))
+    assert torch.equal(subset.test_images, full.test_images) and (subset.mean, subset.std) == (full.mean, full.std)
+    assert subset.checksum() == again.checksum() != full.checksum()
+    assert identities(full.subset(fraction=0.4, seed=0))[:20] == identities(subset)  # the larger one begins with it
     chosen = [set(identities(full.subset(20, seed=seed))) for seed in range(4)]
     assert all(a != b for a, b in itertools.combinations(chosen, 2))
     favoured = {tuple(count(full.subset(22, seed=seed).train_labels, 5)) for seed in range(10)}
     assert len(favoured) > 3  # a remainder is not always given to the same classes
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({}, "either size"),
-        ({"size": 10, "fraction": 0.5}, "either size"),
-        ({"size": 51}, "51 images are more than there are; made_up has 50"),
-        ({"size": 4}, "4 images are fewer than one a class"),
-        ({"size": -1}, "fewer than one a class"),
-        ({"fraction": 0.0}, r"lie in \(0, 1\]"),
-        ({"fraction": -0.1}, r"lie in \(0, 1\]"),
-        ({"fraction": 1.01}, r"lie in \(0, 1\]"),
-        ({"fraction": float("nan")}, r"lie in \(0, 1\]"),
-        ({"fraction": 0.01}, "below one image a class"),
-        ({"fraction": "0.5"}, "fraction must lie"),
-        ({"size": 10.5}, "whole number, not 10.5"),
-        ({"size": 10.0}, "whole number, not 10.0"),
-        ({"size": True}, "whole number, not True"),
-        ({"size": 10, "seed": 0.5}, "seed is a whole number of at least 0, not 0.5"),
-        ({"size": 10, "seed": -1}, "seed is a whole number of at least 0, not -1"),
-    ],
-)
-def test_impossible_subsets_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        made_up([10] * 5).subset(**arguments)
 
 
 # ---- held-out images
@@ -257,80 +176,66 @@ def test_impossible_subsets_are_refused(arguments, message):
 
 def test_held_out_splits_the_training_images_and_leaves_test_alone():
     full = made_up([20] * 5)
-    split = full.held_out(0.1, seed=2)
-    kept, aside = set(identities(split)), set(split.test_images[:, 0, 0, 0].tolist())
-    assert not kept & aside and kept | aside == set(range(100))
+    split, again, other = (full.held_out(0.1, seed=seed) for seed in (2, 2, 3))
+    kept, aside = identities(split), split.test_images[:, 0, 0, 0].tolist()
+    assert sorted(kept + aside) == list(range(100))  # each once, and not 255, the value of the true test images
     assert count(split.test_labels, 5) == [2] * 5 and count(split.train_labels, 5) == [18] * 5
-    position = split.test_images[:, 0, 0, 0].long()
-    assert torch.equal(full.train_labels[position], split.test_labels)
-    assert 255 not in aside  # the value of the true test images
-    assert torch.equal(split.mean, full.mean)
-    again, other = full.held_out(0.1, seed=2), full.held_out(0.1, seed=3)
+    assert torch.equal(full.train_labels[aside], split.test_labels) and torch.equal(split.mean, full.mean)
     assert torch.equal(again.test_images, split.test_images)
     assert not torch.equal(other.test_images, split.test_images)
+    # Drawn from the subset's stream they would be the images of the small subset, none of which could be trained on.
+    aside, small = set(full.held_out(0.2).test_images[:, 0, 0, 0].tolist()), set(identities(full.subset(20)))
+    assert len(aside) == len(small) == 20 and len(aside & small) < 12  # 4 expected by chance
 
 
-def test_held_out_images_are_drawn_from_a_stream_of_their_own():
-    """From the subset's stream they would be the images of the small subset, none of which could then be trained on."""
-    full = made_up([20] * 5)
-    for seed in range(5):
-        aside = set(full.held_out(0.2, seed).test_images[:, 0, 0, 0].tolist())
-        small = set(identities(full.subset(fraction=0.2, seed=seed)))
-        assert len(aside) == len(small) == 20 and len(aside & small) < 12  # 4 expected by chance
+# ---- what cannot be asked for
 
 
-def test_held_out_of_the_embedded_set(embedded):
-    split = embedded.subset(200, seed=0).held_out(0.1, seed=0)
-    assert (len(split.train_labels), len(split.test_labels)) == (180, 20)
-    test = {image.numpy().tobytes() for image in embedded.test_images}
-    assert not test & {image.numpy().tobytes() for image in split.test_images}
+FIFTY = made_up([10] * 5)
 
 
-def test_held_out_needs_a_number():
-    with pytest.raises(ValueError, match=r"not '0\.1'"):
-        made_up([10] * 5).held_out("0.1")
-
-
-@pytest.mark.parametrize("share", [0, 0.01, 0.99, 1, 1.5, -0.5])
-def test_held_out_needs_images_on_both_sides(share):
-    with pytest.raises(ValueError, match="on both sides; the smallest class of made_up has 10"):
-        made_up([10] * 5).held_out(share)
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda: FIFTY.subset(), "either size"),
+        (lambda: FIFTY.subset(10, fraction=0.5), "either size"),
+        (lambda: FIFTY.subset(51), "51 images are more than there are; made_up has 50"),
+        (lambda: FIFTY.subset(4), "4 images are fewer than one a class"),
+        (lambda: FIFTY.subset(10.5), "whole number, not 10.5"),
+        (lambda: FIFTY.subset(10, seed=0.5), "seed is a whole number of at least 0, not 0.5"),
+        (lambda: FIFTY.subset(fraction=0.0), r"lie in \(0, 1\]"),
+        (lambda: FIFTY.subset(fraction=1.01), r"lie in \(0, 1\]"),
+        (lambda: FIFTY.subset(fraction="0.5"), "fraction must lie"),
+        (lambda: FIFTY.subset(fraction=0.01), "below one image a class"),
+        (lambda: FIFTY.held_out(0.01), "on both sides; the smallest class of made_up has 10"),
+        (lambda: FIFTY.held_out(0.99), "on both sides"),
+        (lambda: FIFTY.held_out("0.1"), r"not '0\.1'"),
+        (lambda: batches(0, 4, 0), "batches: num_images is a whole number of at least 1"),
+        (lambda: batches(4, 2.5, 0), "batches: batch_size is a whole number of at least 1"),
+        (lambda: batches(4, 4, 0, -1), "batches: start_step is a whole number of at least 0"),
+        (lambda: augment(noise(3, 8, 8), seeded(0, "x")), r"augment needs images \(B, C, h, w\)"),
+        (lambda: augment(noise(2, 3, 8, 8), seeded(0, "x"), padding=-1), "padding >= 0"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(ask, words):
+    with pytest.raises(ValueError, match=words):
+        ask()
 
 
 # ---- batches
 
 
-def take(iterator, number):
-    return list(itertools.islice(iterator, number))
-
-
-@pytest.mark.parametrize(("num_images", "batch_size"), [(20, 5), (20, 7), (5, 13), (1, 4), (64, 64)])
-def test_batches_are_full_and_each_epoch_covers_every_image_once(num_images, batch_size):
-    steps = take(batches(num_images, batch_size, seed=0), 3 * num_images)
+@pytest.mark.parametrize(("num_images", "batch_size"), [(20, 5), (20, 7), (5, 13)])
+def test_batches_are_full_cover_every_image_once_an_epoch_and_are_entered_at_any_step(num_images, batch_size):
+    steps = list(islice(batches(num_images, batch_size, seed=4), 3 * num_images))
     assert all(index.shape == (batch_size,) and index.dtype == torch.int64 for index in steps)
     epochs = torch.cat(steps)[: 3 * num_images].view(3, num_images)
     assert torch.equal(epochs.sort(dim=1).values, torch.arange(num_images).expand(3, -1))
-    if num_images > 4:
-        assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
-
-
-@pytest.mark.parametrize(("num_images", "batch_size"), [(20, 5), (20, 7), (5, 13)])
-def test_batches_are_entered_again_at_any_step(num_images, batch_size):
-    steps = take(batches(num_images, batch_size, seed=4), 25)
-    for start in range(20):
-        again = take(batches(num_images, batch_size, seed=4, start_step=start), 5)
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+    for start in range(10):
+        again = list(islice(batches(num_images, batch_size, seed=4, start_step=start), 5))
         assert torch.equal(torch.stack(again), torch.stack(steps[start : start + 5]))
-
-
-def test_batches_differ_between_seeds():
-    first = [next(batches(50, 50, seed)).tolist() for seed in range(3)]
-    assert first[0] != first[1] != first[2] != first[0]
-
-
-@pytest.mark.parametrize("arguments", [(0, 4, 0), (4, 0, 0), (4, 4, 0, -1), (4, 2.5, 0)])
-def test_impossible_batches_are_refused_at_once(arguments):
-    with pytest.raises(ValueError, match=r"batches: .* whole number of at least"):
-        batches(*arguments)
+    assert next(batches(num_images, batch_size, seed=5)).tolist() != steps[0].tolist()
 
 
 def test_seeded_streams_differ_and_repeat():
@@ -359,34 +264,26 @@ def candidates(image, padding):
     return found
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-@pytest.mark.parametrize("shape", [(40, 1, 6, 6), (40, 3, 5, 8)])
+@pytest.mark.parametrize(("shape", "dtype"), [((40, 1, 6, 6), torch.uint8), ((40, 3, 5, 8), torch.float32)])
 def test_every_output_is_a_flip_and_crop_of_its_own_input(shape, dtype):
     images = noise(*shape).to(dtype)
     before = images.clone()
     output = augment(images, seeded(0, "augment"), padding=1)
     assert output.shape == images.shape and output.dtype == dtype and torch.equal(images, before)
-    used = set()
     for image, result in zip(images, output, strict=True):
-        matches = [key for key, value in candidates(image, 1).items() if torch.equal(value, result)]
-        assert len(matches) == 1
-        used.update(matches)
-    assert len(used) > 9  # of 18: images of one batch are treated differently
+        assert sum(torch.equal(value, result) for value in candidates(image, 1).values()) == 1
 
 
 def test_flips_are_even_and_crops_uniform():
     image = noise(1, 1, 4, 4).expand(9000, -1, -1, -1)
     output = augment(image, seeded(0, "augment"), padding=1)
     kinds, numbers = torch.unique(output, dim=0, return_counts=True)
-    assert len(kinds) == 18 and set(map(tuple, kinds.flatten(1).tolist())) == {
-        tuple(value.flatten().tolist()) for value in candidates(image[0], 1).values()
-    }
+    assert len(kinds) == 18
     assert numbers.min() > 400 and numbers.max() < 600  # 500 expected, standard deviation 22
 
 
 def test_augmentation_can_be_switched_off_by_parts():
     images = noise(30, 2, 6, 6)
-    assert torch.equal(augment(images, seeded(0, "x"), flip=False, padding=0), images)
     flipped = augment(images, seeded(0, "x"), flip=True, padding=0)
     is_same = (flipped == images).flatten(1).all(1)
     assert 0 < is_same.sum() < 30 and torch.equal(flipped[~is_same], images[~is_same].flip(-1))
@@ -395,27 +292,12 @@ def test_augmentation_can_be_switched_off_by_parts():
     assert torch.equal(both[is_same], cropped[is_same])
 
 
-def test_augmentation_follows_its_generator():
-    images = noise(20, 1, 8, 8)
-    first, again, other = (augment(images, seeded(0, "augment", step)) for step in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    generator = seeded(0, "augment")
-    assert not torch.equal(augment(images, generator), augment(images, generator))
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_augmentation_and_normalisation_are_the_same_on_a_gpu(embedded):
     images = embedded.train_images[:64]
     here, there = augment(images, seeded(0, "augment")), augment(images.cuda(), seeded(0, "augment"))
     assert there.is_cuda and torch.equal(here, there.cpu())
     torch.testing.assert_close(embedded.normalize(there).cpu(), embedded.normalize(here))
-
-
-def test_augmentation_refuses_other_shapes():
-    with pytest.raises(ValueError, match=r"augment needs images \(B, C, h, w\)"):
-        augment(noise(3, 8, 8), seeded(0, "augment"))
-    with pytest.raises(ValueError, match="padding >= 0"):
-        augment(noise(2, 3, 8, 8), seeded(0, "augment"), padding=-1)
 
 
 # ---- image folders
@@ -447,50 +329,23 @@ def test_folder_is_read_resized_and_labelled(folder):
     assert torch.allclose(found.mean, found.train_images.float().mean((0, 2, 3)) / 255)
 
 
-@pytest.mark.parametrize("wide", [True, False])
-def test_folder_keeps_the_centre(folder, wide):
+def test_folder_keeps_the_centre_and_shrinks_without_aliasing(folder):
     from PIL import Image
 
-    pixels = np.zeros((4, 12, 3), np.uint8)
-    pixels[:, 4:8] = 255  # the centre square is white
-    pixels = pixels if wide else pixels.transpose(1, 0, 2).copy()
-    Image.fromarray(pixels).save(folder / "val" / "cat" / "f.png")
-    assert (load("folder", root=folder, size=4).test_images[0] == 255).all()
+    stripes = np.zeros((4, 12, 3), np.uint8)
+    stripes[:, 4:8] = 255  # the centre square is white
+    board = np.indices((64, 64)).sum(0) % 2 * 255  # a checkerboard is grey from afar
+    for name, pixels in (("f", stripes), ("h", stripes.transpose(1, 0, 2).copy()), ("i", board.astype(np.uint8))):
+        Image.fromarray(pixels).save(folder / "val" / "cat" / f"{name}.png")
+    wide, high, grey = load("folder", root=folder, size=4).test_images[:3].float()
+    assert (wide == 255).all() and (high == 255).all()
+    assert (grey[:, 1:3, 1:3] - 127.5).abs().max() < 3
 
 
-def test_folder_shrinks_without_aliasing(folder):
-    from PIL import Image
-
-    pixels = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)  # a checkerboard is grey from afar
-    Image.fromarray(pixels).save(folder / "val" / "cat" / "f.png")
-    centre = load("folder", root=folder, size=8).test_images[0, :, 2:6, 2:6].float()
-    assert (centre - 127.5).abs().max() < 3
-
-
-@pytest.mark.parametrize("size", [None, 0, 8.0, True, "8"])
+@pytest.mark.parametrize("size", [None, 0, 8.0])
 def test_folder_needs_a_size(folder, size):
     with pytest.raises(ValueError, match=f"size.*whole number.*{size!r}"):
         load("folder", root=folder, size=size)
-
-
-def test_folder_without_val_is_refused(folder):
-    shutil.rmtree(folder / "val")
-    with pytest.raises(FileNotFoundError, match=r"must hold train/ and val/.* there is no val in it"):
-        load("folder", root=folder, size=8)
-
-
-def test_folder_with_differing_classes_is_refused(folder):
-    (folder / "val" / "dog").rename(folder / "val" / "wolf")
-    with pytest.raises(ValueError, match="same class folders: dog, wolf in one only"):
-        load("folder", root=folder, size=8)
-
-
-@pytest.mark.parametrize(("classes", "words"), [((), "it has none"), (("cat",), "it has only cat")])
-def test_folder_without_two_classes_is_refused(folder, classes, words):
-    for split, label in itertools.product(("train", "val"), {"cat", "dog"} - set(classes)):
-        shutil.rmtree(folder / split / label)
-    with pytest.raises(ValueError, match=words):
-        load("folder", root=folder, size=8)
 
 
 def test_folder_that_does_not_fit_into_memory_is_told_so(folder):
@@ -510,70 +365,20 @@ def test_a_home_folder_is_expanded(folder, monkeypatch):
     assert load("folder", root=f"~/{folder.name}", size=8).classes == ("cat", "dog")
 
 
-def test_class_without_images_is_refused(folder):
-    (folder / "val" / "dog" / "g.png").unlink()
-    with pytest.raises(ValueError, match="dog holds no image"):
-        load("folder", root=folder, size=8)
-
-
-@pytest.mark.parametrize("keep", [0, 40])
-def test_unreadable_image_is_named(folder, keep):
-    path = folder / "train" / "dog" / "c.png"
-    path.write_bytes(path.read_bytes()[:keep])
+def test_unreadable_image_is_named(folder):
+    os.truncate(folder / "train" / "dog" / "c.png", 40)
     with pytest.raises(ValueError, match=r"c\.png is no picture that can be read"):
         load("folder", root=folder, size=8)
 
 
-# ---- torchvision's sets
+# ---- CIFAR-100
 
 
-FILES = {
-    "fashion_mnist": ("FashionMNIST/raw", "train-images-idx3-ubyte"),
-    "cifar10": ("cifar-10-batches-py", "data_batch_1"),
-    "cifar100": ("cifar-100-python", "train"),
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_missing_torchvision_set_says_how_to_get_it(name, tmp_path):
-    with pytest.raises(FileNotFoundError, match="is missing; with a network pass download=True") as error:
-        load(name, root=tmp_path)
-    assert str(tmp_path.joinpath(*FILES[name])) in str(error.value)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_altered_torchvision_file_is_named(name, tmp_path):
-    path = tmp_path.joinpath(*FILES[name])
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"not the published bytes")
-    with pytest.raises(ValueError, match="is truncated or altered") as error:
-        load(name, root=tmp_path)
-    assert str(path) in str(error.value)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_failed_download_is_one_sentence(name, tmp_path, monkeypatch):
-    from urllib.error import URLError
-
-    _torchvision.ensure_importable()
-    from torchvision import datasets
-
-    def unreachable(self, root, train=True, download=False):
-        raise URLError("Name or service\nnot known")
-
-    for kind in (datasets.FashionMNIST, datasets.CIFAR10, datasets.CIFAR100):
-        monkeypatch.setattr(kind, "__init__", unreachable)
-    with pytest.raises(ConnectionError, match=r"could not be downloaded .*not known.*; check the network"):
-        load(name, root=tmp_path, download=True)
-
-
-def test_torchvision_arrays_become_a_dataset(tmp_path, monkeypatch):
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
     """The published files are too large for a test: made-up ones of that layout, with their md5 sums."""
-    import hashlib
-    import pickle
-
     _torchvision.ensure_importable()
-    from torchvision import datasets
+    from torchvision.datasets import CIFAR100
 
     pixels, sums = noise(5, 3, 32, 32).numpy(), {}
     contents = {
@@ -586,53 +391,49 @@ def test_torchvision_arrays_become_a_dataset(tmp_path, monkeypatch):
         packed = pickle.dumps(content)
         (tmp_path / "cifar-100-python" / name).write_bytes(packed)
         sums[name] = hashlib.md5(packed).hexdigest()
-    monkeypatch.setattr(datasets.CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(datasets.CIFAR100, "test_list", [["test", sums["test"]]])
-    meta = {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]}
-    monkeypatch.setattr(datasets.CIFAR100, "meta", meta)
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
+    return pixels
+
+
+def test_cifar_100_becomes_a_dataset(cifar, tmp_path):
     found = load("cifar100", root=tmp_path)
-    assert np.array_equal(found.train_images, pixels[:3]) and np.array_equal(found.test_images, pixels[3:])
+    assert np.array_equal(found.train_images, cifar[:3]) and np.array_equal(found.test_images, cifar[3:])
     assert found.train_labels.tolist() == [2, 0, 1] and found.test_labels.tolist() == [1, 1]
     assert found.classes == ("apple", "bear", "cup") and found.mean.shape == (3,)
+
+
+def test_cifar_100_that_is_missing_altered_or_out_of_reach_is_named(cifar, tmp_path, monkeypatch):
+    folder = tmp_path / "cifar-100-python"
+    for name in ("train", "meta"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-1])
+        with pytest.raises(ValueError, match=f"a file in {folder} is truncated or altered"):
+            load("cifar100", root=tmp_path)
+        (folder / name).write_bytes(content)
+    (folder / "test").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{folder}/test is missing; with a network pass download=True"):
+        load("cifar100", root=tmp_path)
+
+    def unreachable(self, root, train=True, download=False):
+        raise URLError("Name or service\nnot known")
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100.__init__", unreachable)
+    with pytest.raises(ConnectionError, match=r"could not be downloaded .*not known.*; check the network"):
+        load("cifar100", root=tmp_path, download=True)
 
 
 # ---- the script that makes the embedded file
 
 
-def new_python(*arguments):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
-
-
-@pytest.mark.slow
-def test_script_names_a_missing_file(tmp_path):
-    done = new_python(SCRIPT, tmp_path, "--out", tmp_path / "out.npz")
-    assert done.returncode == 1 and "holds neither train-images-idx3-ubyte.gz" in done.stderr
-    assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "out.npz").exists()
-
-
-@pytest.fixture(scope="module")
-def script():
-    return module_at("scripts/make_embedded.py")
-
-
-def test_script_refuses_other_and_truncated_files(script, tmp_path):
-    name, header = "t10k-labels-idx1-ubyte", 8
+def test_script_refuses_other_files_selects_the_first_of_each_class_and_writes_what_the_loader_expects(tmp_path):
+    script, name = module_at("scripts/make_embedded.py"), "t10k-labels-idx1-ubyte"
     (tmp_path / name).write_bytes(b"\0" * 10_008)
     with pytest.raises(SystemExit, match=f"{name} is not the published Fashion-MNIST"):
-        script.read_idx(tmp_path, name, header, (10_000,))
-    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(b"\0" * 10_008)[:20])
-    with pytest.raises(SystemExit, match=rf"{name}\.gz cannot be unpacked"):
-        script.read_idx(tmp_path, name, header, (10_000,))
-
-
-def test_script_selects_the_first_of_each_class_in_file_order(script):
+        script.read_idx(tmp_path, name, 8, (10_000,))
     labels = np.concatenate([np.arange(10), np.arange(10)[::-1], np.arange(10)])
     assert script.select(labels, 2).tolist() == list(range(20))
-
-
-def test_script_hashes_and_writes_what_the_loader_expects(script, tmp_path):
     with np.load(data._embedded_file()) as file:
         arrays = dict(file)
     assert script.sha256(arrays) == data.EMBEDDED_SHA256
@@ -640,16 +441,3 @@ def test_script_hashes_and_writes_what_the_loader_expects(script, tmp_path):
     script.write(small, tmp_path / "out.npz")
     with np.load(tmp_path / "out.npz") as file:
         assert all(np.array_equal(file[name], array) for name, array in small.items())
-    assert [path.name for path in tmp_path.iterdir()] == ["out.npz"]
-
-
-def test_script_leaves_the_old_file_when_it_fails(script, tmp_path, monkeypatch):
-    (tmp_path / "out.npz").write_text("old")
-
-    def full_disk(file, **arrays):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(script.np, "savez_compressed", full_disk)
-    with pytest.raises(OSError, match="no space"):
-        script.write({}, tmp_path / "out.npz")
-    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.npz", "old")]

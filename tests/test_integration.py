@@ -1,36 +1,22 @@
 """The fast form inside torch's own machinery: compile, export, DistributedDataParallel."""
 
 import os
-import shutil
 
 import pytest
 import torch
 import torch.multiprocessing
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import prune
-from torch.utils.flop_counter import FlopCounterMode
 
-from convit_edu import GPSA, SelfAttention, create_model
-from convit_edu.parity import timm
-
-GRIDS = [(4, 4), (3, 7), (5, 2)]
-COMPILER = pytest.mark.skipif(
-    not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="inductor needs a C++ compiler"
-)
+from convit_edu import GPSA, create_model
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=COMPILER)])
-@pytest.mark.parametrize("layer_type", [GPSA, SelfAttention])
-def test_one_compiled_layer_serves_three_grids(backend, layer_type):
-    if backend == "inductor" and torch.__version__ < "2.6":
-        pytest.skip("this PyTorch's inductor takes plain attention in float32 alone")
+def test_one_compiled_layer_serves_three_grids():
     torch._dynamo.reset()
-    layer = layer_type(36, 9).double()
-    compiled = torch.compile(layer, backend=backend, fullgraph=True)
-    for rows, columns in GRIDS:
+    layer = GPSA(36, 9).double()
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)  # the graph, not the machine code
+    for rows, columns in ((4, 4), (3, 7), (5, 2)):
         x = torch.randn(2, rows * columns, 36, dtype=torch.float64)
         layer.zero_grad()
         expected = layer(x, (rows, columns))
@@ -44,28 +30,11 @@ def test_one_compiled_layer_serves_three_grids(backend, layer_type):
             torch.testing.assert_close(p.grad, gradients[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
-def test_a_whole_model_compiles_in_one_graph():
-    torch._dynamo.reset()
+def test_a_model_exports_with_a_free_batch_size():
     model = create_model("convit_mini_28", seed=0).eval()
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    images = torch.randn(2, 1, 28, 28)
-    assert torch.equal(compiled(images), model(images))
-
-
-@pytest.mark.parametrize("grid", [(4, 4), (3, 7)])
-def test_a_layer_exports_with_a_free_batch_size(grid):
-    layer = GPSA(36, 9).eval()
-    x = torch.randn(3, grid[0] * grid[1], 36)
-    shapes = {"x": {0: torch.export.Dim("batch")}, "grid": (None, None)}
-    program = torch.export.export(layer, (x,), {"grid": grid}, dynamic_shapes=shapes)
-    larger = torch.randn(5, grid[0] * grid[1], 36)
-    torch.testing.assert_close(program.module()(larger, grid=grid), layer(larger, grid))
-
-
-def test_a_model_exports():
-    model = create_model("convit_mini_28", seed=0).eval()
-    program = torch.export.export(model, (torch.randn(2, 1, 28, 28),))
-    images = torch.randn(2, 1, 28, 28)
+    shapes = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(model, (torch.randn(3, 1, 28, 28),), dynamic_shapes=shapes)
+    images = torch.randn(5, 1, 28, 28)
     torch.testing.assert_close(program.module()(images), model(images))
 
 
@@ -86,63 +55,32 @@ def linear_layers(model):
     return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
 
-class LoRA(nn.Module):
-    """A frozen linear layer and a trained product of two thin matrices beside it (Hu et al. 2021)."""
+class Doubled(nn.Module):
+    """A frozen linear layer and a trained number that its result is multiplied with, as adapters are made."""
 
-    def __init__(self, base: nn.Linear, rank: int = 2):
+    def __init__(self, base: nn.Linear):
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.down = nn.Linear(base.in_features, rank, bias=False)
-        self.up = nn.Linear(rank, base.out_features, bias=False)
+        self.by = nn.Parameter(torch.tensor(2.0))
 
     def forward(self, x):
-        return self.base(x) + self.up(self.down(x))
+        return self.by * self.base(x)
 
 
-def test_lora_on_every_linear_layer_is_the_model_with_the_products_added_to_its_weights():
-    model, merged, images = a_model(), a_model(), torch.randn(2, 1, 28, 28)
+def test_an_adapter_on_every_linear_layer_is_the_model_with_other_weights():
+    model, other, images, x = a_model(), a_model(), torch.randn(2, 1, 28, 28), torch.randn(2, 49, 72)
     names = list(linear_layers(model))
     assert {"blocks.0.attn.qk", "blocks.0.attn.v", "blocks.0.attn.pos_proj", "blocks.2.attn.qkv", "head"} <= set(names)
     for name in names:
-        lora = LoRA(model.get_submodule(name))
-        model.set_submodule(name, lora)
-        with torch.no_grad():
-            merged.get_submodule(name).weight += lora.up.weight @ lora.down.weight
-    torch.testing.assert_close(model(images), merged(images), rtol=0, atol=1e-4)
-    assert (model(images) - a_model()(images)).abs().max() > 1e-2
-    x = torch.randn(2, 49, 72)  # the readable form takes part too
-    both = (each.blocks[0].attn.weights(x) for each in (model, merged))
+        model.set_submodule(name, Doubled(model.get_submodule(name)))
+        for parameter in other.get_submodule(name).parameters():
+            parameter.data *= 2
+    torch.testing.assert_close(model(images), other(images), rtol=0, atol=1e-4)
+    both = (each.blocks[0].attn.weights(x) for each in (model, other))  # the readable form takes part too
     torch.testing.assert_close(*both, rtol=0, atol=1e-4)
     model(images).square().sum().backward()
     for name, p in model.named_parameters():
         assert (p.grad is None) == (".base." in name), name
-
-
-def test_pruning_acts_on_every_linear_layer():
-    model, by_hand, images = a_model(), a_model(), torch.randn(2, 1, 28, 28)
-    for name, layer in linear_layers(model).items():
-        prune.l1_unstructured(layer, "weight", amount=0.5)
-        with torch.no_grad():
-            by_hand.get_submodule(name).weight *= layer.weight_mask
-    assert torch.equal(model(images), by_hand(images))
-    model(images).square().sum().backward()
-    assert all(layer.weight_orig.grad is not None for layer in linear_layers(model).values())
-    with torch.no_grad():  # an optimiser moves weight_orig; what counts is made anew at the next call
-        for layer in linear_layers(model).values():
-            layer.weight_orig.mul_(1.5)
-        for layer in linear_layers(by_hand).values():
-            layer.weight.mul_(1.5)
-    torch.testing.assert_close(model(images), by_hand(images))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
-def test_dynamic_quantisation_replaces_every_linear_layer_but_the_three_numbers_of_a_position():
-    model, images = a_model(), torch.randn(4, 1, 28, 28)
-    small = torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
-    assert set(linear_layers(small)) == {"blocks.0.attn.pos_proj", "blocks.1.attn.pos_proj"}  # an own type, kept exact
-    exact = model(images)
-    assert (small(images) - exact).abs().max() < 0.1 * exact.abs().max() and not torch.equal(small(images), exact)
-    assert small.config == model.config
 
 
 @pytest.mark.parametrize("local", [0, 2, 3])
@@ -153,22 +91,6 @@ def test_a_hook_on_any_sub_module_fires(local):
         module.register_forward_hook(lambda *_, name=name: fired.add(name))
     model(torch.randn(2, 1, 28, 28))
     assert fired == set(modules)
-
-
-def test_a_flop_counter_counts_as_many_for_our_deit_as_for_timms_and_every_layer_of_gpsa():
-    deit = create_model("deit_tiny", img_size=32, depth=2).eval()
-    theirs = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2).eval()
-    counts = []
-    for model in (deit, theirs):
-        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-            model(torch.randn(2, 3, 32, 32))
-        counts.append(counter.get_total_flops())
-    assert counts[0] == counts[1] > 0
-    gpsa = GPSA(36, 9)
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        gpsa(torch.randn(2, 15, 36), (3, 5))
-    linear, content, position = 4 * 36 * 36 * 30, 2 * 2 * 15 * 15 * 36, 2 * 15 * 36 * (3 + 5)
-    assert counter.get_total_flops() == 2 * (linear + content + position)
 
 
 def _worker(rank: int, folder: str) -> None:

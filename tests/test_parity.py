@@ -1,13 +1,12 @@
 """Equality with timm, in float64: logits and every gradient, both ways, and its errors."""
 
-import re
 import socket
 from urllib.error import HTTPError, URLError
 
 import pytest
 import torch
 
-from convit_edu import ConViT, create_model
+from convit_edu import create_model
 from convit_edu.beyond.single_softmax import PSAConViT
 from convit_edu.parity import from_timm, relative_difference, timm, to_timm
 
@@ -15,9 +14,8 @@ ConVit = timm.models.convit.ConVit
 
 ODD = [
     # heads, strength, patches a side, blocks, GPSA blocks, qkv_bias
-    (1, 1.0, 4, 2, 1, False), (1, 10.0, 5, 3, 2, True), (4, 0.1, 4, 2, 1, False), (4, 1.0, 7, 3, 2, True),
-    (4, 10.0, 3, 4, 3, False), (9, 0.1, 5, 2, 1, True), (9, 1.0, 7, 3, 2, False), (9, 10.0, 4, 4, 1, True),
-    (16, 0.1, 3, 2, 1, False), (16, 1.0, 5, 3, 2, True), (16, 10.0, 6, 2, 1, False), (9, 1.0, 4, 2, 0, True),
+    (1, 10.0, 5, 3, 2, True), (4, 0.1, 4, 2, 1, False), (4, 1.0, 7, 3, 2, True), (9, 1.0, 7, 3, 2, False),
+    (16, 10.0, 6, 2, 1, False), (9, 1.0, 4, 2, 0, True),
 ]  # fmt: skip
 
 
@@ -66,14 +64,13 @@ def test_odd_small_configurations_equal_timm(heads, strength, side, depth, local
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["convit_tiny", "convit_small", "convit_base"])
-def test_the_papers_sizes_equal_timm_at_224_pixels(name):
+@pytest.mark.parametrize(
+    ("name", "fewer"), [("convit_small", {}), ("convit_base", {"depth": 2, "local_up_to_layer": 1})]
+)
+def test_the_papers_sizes_equal_timm_at_224_pixels(name, fewer):  # the smallest in chapter 05
     torch.manual_seed(0)
-    ours = create_model(name)
-    theirs = timm.create_model(name)
+    ours, theirs = create_model(name, **fewer).double(), randomise(timm.create_model(name, **fewer)).double()
     ours.load_state_dict(theirs.state_dict(), strict=True)
-    randomise(theirs.load_state_dict(ours.state_dict(), strict=True) and theirs.double())
-    ours.double().load_state_dict(theirs.state_dict(), strict=True)
     assert largest_difference(ours, theirs, torch.randn(1, 3, 224, 224).double()) < 1e-9
 
 
@@ -109,101 +106,83 @@ def test_deit_and_vit_come_over_with_the_class_tokens_position_folded_in(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["deit_tiny_distilled_patch16_224", "vit_base_patch16_clip_quickgelu_224", "vit_tiny_r_s16_p8_224"]
+    ("source", "words"),
+    [
+        ("convit_tini", "timm knows no model 'convit_tini'; did you mean convit_tiny"),
+        (3, "the name of one, not 3"),
+        (("deit_tiny_distilled_patch16_224", 32, {}), "no class token with a position"),
+        (("vit_base_patch16_clip_quickgelu_224", 32, {}), "has parts that ConViT lacks"),
+        (("vit_tiny_r_s16_p8_224", 64, {}), "has parts that ConViT lacks|no class token"),
+        (("convit_tiny", 32, {"attn_drop_rate": 0.1}), "has dropout that ConViT lacks: .*attn_drop"),
+        (("deit_tiny_patch16_224", 32, {"pos_drop_rate": 0.1}), "has dropout that ConViT lacks: .*pos_drop"),
+    ],
 )
-def test_a_timm_model_with_other_parts_is_refused(name):
-    with pytest.raises(ValueError, match=r"has parts that ConViT lacks|no class token with a position"):
-        from_timm(timm.create_model(name, img_size=32 if "r_s16" not in name else 64, depth=1))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "part"),
-    [({"img_size": (28, 56)}, "img_size"), ({"class_token_at": 5}, "class_token_at"),
-     ({"local_up_to_layer": 6}, "pool")],
-)  # fmt: skip
-def test_what_timm_cannot_express_is_named(overrides, part):
-    with pytest.raises(ValueError, match=f"no equal to this model's .*{part}"):
-        to_timm(create_model("convit_mini_28", **overrides))
-
-
-def test_gpsa_to_the_top_loads_timms_weights():
-    torch.manual_seed(0)
-    theirs = ConVit(img_size=16, patch_size=4, num_classes=3, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=2)
-    ours = ConViT(
-        img_size=16, patch_size=4, num_classes=3, embed_dim=16, depth=2, num_heads=4, local_up_to_layer=2
-    )
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    assert torch.equal(ours.cls_token, theirs.cls_token)
-
-
-def test_an_unknown_name_is_named_with_what_was_meant():
-    for pretrained in (False, True):
-        with pytest.raises(ValueError, match="timm knows no model 'convit_tini'; did you mean convit_tiny"):
-            from_timm("convit_tini", pretrained)
-
-
-@pytest.mark.parametrize("source", [3, None, {"pos_embed": torch.zeros(1)}])
-def test_what_is_no_model_is_named(source):
-    with pytest.raises(ValueError, match=f"the name of one, not {re.escape(repr(source))}"):
+def test_what_is_no_model_or_has_other_parts_is_named(source, words):
+    if isinstance(source, tuple):
+        name, side, rates = source
+        source = timm.create_model(name, img_size=side, depth=1, **rates)
+    with pytest.raises(ValueError, match=words):
         from_timm(source)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "failure", [socket.gaierror(-2, "Name or service not known"), TimeoutError(), URLError("unreachable")]
-)
-def test_without_a_network_the_error_says_so(monkeypatch, failure):
-    def offline(name, pretrained):
-        raise RuntimeError("could not load") from failure
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(ConnectionError, match=r"weights of convit_tiny could not be fetched .* there is a network"):
-        from_timm("convit_tiny", pretrained=True)
+def test_what_timm_cannot_express_is_named():
+    headed, wrapped = create_model("convit_mini_28"), create_model("convit_mini_28")
+    headed.head = torch.nn.Sequential(torch.nn.Linear(72, 5))
+    wrapped.blocks[0].mlp.fc1 = torch.nn.Sequential(wrapped.blocks[0].mlp.fc1)
+    for model, part in (
+        (create_model("convit_mini_28", img_size=(28, 56)), "img_size"),
+        (create_model("convit_mini_28", class_token_at=5), "class_token_at"),
+        (create_model("convit_mini_28", local_up_to_layer=6), "pool"),
+        (PSAConViT(**create_model("convit_mini_28").config), "attention layers"),
+        (headed, "head"),
+        (wrapped, "layers; they were replaced"),
+    ):
+        with pytest.raises(ValueError, match=f"no equal to .*{part}"):
+            to_timm(model)
 
 
 def refuse(*_, **__):
     raise OSError("no route")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "failure",
-    [RuntimeError("No pretrained weights exist"), PermissionError("the cache is read-only"), KeyboardInterrupt(),
-     HTTPError("https://hub", 404, "not there", None, None)],
+    ("failure", "told"),
+    [(socket.gaierror(-2, "Name or service not known"), ConnectionError), (URLError("unreachable"), ConnectionError),
+     (HTTPError("https://hub", 404, "not there", None, None), RuntimeError),
+     (PermissionError("read-only cache"), RuntimeError), (KeyboardInterrupt(), KeyboardInterrupt)],
 )  # fmt: skip
-def test_other_failures_are_not_called_a_missing_network(monkeypatch, failure):
+def test_a_missing_network_is_named_and_other_failures_are_not_called_one(monkeypatch, failure, told):
     def failing(name, pretrained):
-        raise failure
+        try:
+            raise failure
+        except Exception as error:
+            raise RuntimeError("could not load") from error
 
     monkeypatch.setattr(timm, "create_model", failing)
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(type(failure)) as raised:
+    monkeypatch.setattr("convit_edu.parity.PATIENCE", 0.1)
+    with pytest.raises(told) as found:
         from_timm("convit_tiny", pretrained=True)
-    assert raised.value is failure
+    assert (told is ConnectionError) == ("could not be fetched" in str(found.value))
 
 
-@pytest.mark.slow
 def test_the_hub_is_asked_only_where_it_answers(monkeypatch):
     """huggingface_hub repeats its questions to a host that does not answer for most of a minute."""
     from huggingface_hub import constants
 
-    offline = []
+    offline, alive = [], lambda *_: socket.socket()
 
     def fetch(name, pretrained):
         offline.append(constants.HF_HUB_OFFLINE)
         return ConVit(img_size=32, patch_size=16, embed_dim=4, depth=2, num_heads=4, local_up_to_layer=1)
 
     monkeypatch.setattr(timm, "create_model", fetch)
-    monkeypatch.setattr("urllib.request.getproxies", dict)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    from_timm("convit_tiny", pretrained=True)
-    monkeypatch.setattr(socket, "create_connection", lambda *_: socket.socket())
-    from_timm("convit_tiny", pretrained=True)
-    monkeypatch.setattr(socket, "create_connection", refuse)
-    monkeypatch.setattr("urllib.request.getproxies", lambda: {"https": "http://proxy:3128"})
-    from_timm("convit_tiny", pretrained=True)
+    monkeypatch.setattr("convit_edu.parity.PATIENCE", 1.0)
+    for proxies, connect in (({}, refuse), ({}, alive), ({"https": "http://proxy:3128"}, refuse)):
+        monkeypatch.setattr("urllib.request.getproxies", lambda found=proxies: found)
+        monkeypatch.setattr(socket, "create_connection", connect)
+        from_timm("convit_tiny", pretrained=True)
     assert offline == [True, False, False] and constants.HF_HUB_OFFLINE is False
 
 
@@ -211,15 +190,6 @@ def test_a_hidden_width_that_is_no_simple_multiple_comes_over():
     sizes = dict(img_size=32, depth=1, embed_dim=44, num_heads=4, mlp_ratio=49.5 / 44)
     theirs = timm.create_model("deit_tiny_patch16_224", **sizes)
     assert from_timm(theirs).blocks[0].mlp.fc1.out_features == theirs.blocks[0].mlp.fc1.out_features == 49
-
-
-@pytest.mark.parametrize("rate", ["proj_drop_rate", "attn_drop_rate", "pos_drop_rate", "drop_rate"])
-def test_dropout_that_ours_lacks_is_named(rate):
-    for name in ("convit_tiny", "deit_tiny_patch16_224"):
-        theirs = timm.create_model(name, img_size=32, depth=2, **{rate: 0.1})
-        what = {"drop_rate": "head_drop"}.get(rate, rate.removesuffix("_rate"))
-        with pytest.raises(ValueError, match=f"has dropout that ConViT lacks: .*{what}"):
-            from_timm(theirs)
 
 
 def test_stochastic_depth_and_a_new_head_come_over_both_ways():
@@ -234,18 +204,6 @@ def test_stochastic_depth_and_a_new_head_come_over_both_ways():
             [block.drop_path_rate for block in ours.blocks]
         )
         assert from_timm(twin).config == ours.config | {"drop_path_rate": pytest.approx(0.1), "init_gain": None}
-    ours.head = torch.nn.Sequential(torch.nn.Linear(72, 5))
-    with pytest.raises(ValueError, match="no equal to this model's head"):
-        to_timm(ours)
-
-
-def test_other_attention_and_replaced_layers_have_no_equal_in_timm():
-    with pytest.raises(ValueError, match="attention layers"):
-        to_timm(PSAConViT(**create_model("convit_mini_28", seed=0).config))
-    ours = create_model("convit_mini_28", seed=0)
-    ours.blocks[0].mlp.fc1 = torch.nn.Sequential(ours.blocks[0].mlp.fc1)
-    with pytest.raises(ValueError, match="they were replaced"):
-        to_timm(ours)
 
 
 def test_taking_over_leaves_every_part_of_the_source_in_its_mode():
@@ -253,7 +211,4 @@ def test_taking_over_leaves_every_part_of_the_source_in_its_mode():
     theirs.blocks[0].eval()
     modes = [module.training for module in theirs.modules()]
     from_timm(theirs)
-    theirs.norm.forward = refuse
-    with pytest.raises(OSError, match="no route"):
-        from_timm(theirs)
     assert [module.training for module in theirs.modules()] == modes

@@ -2,16 +2,12 @@
 
 import io
 import os
+import shutil
 import struct
-import subprocess
-import sys
-import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from convit_edu import pictures
 from convit_edu.pictures import class_files, left_out_words, read_picture
 
 Image = pytest.importorskip("PIL.Image")
@@ -65,88 +61,51 @@ def palette(**options):
     ("content", "colour"),
     [
         (encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 255))), (10, 20, 30)),
-        (encoded(Image.new("RGBA", (3, 2), (10, 20, 30, 0))), (255, 255, 255)),
         (encoded(Image.new("RGBA", (3, 2), (0, 0, 0, 51)), "WEBP", lossless=True), (204, 204, 204)),
         (encoded(Image.new("LA", (3, 2), (10, 0))), (255, 255, 255)),
         (encoded(Image.new("RGB", (3, 2), (1, 2, 3)), transparency=(1, 2, 3)), (255, 255, 255)),
         (palette(), (10, 20, 30)),
         (palette(transparency=0), (255, 255, 255)),
-        (palette(kind="GIF", transparency=0), (255, 255, 255)),
         (encoded(Image.new("1", (3, 2), 1)), (255, 255, 255)),
         (encoded(Image.new("CMYK", (3, 2), (0, 255, 255, 0)), "TIFF"), (255, 0, 0)),
-        (encoded(Image.new("L", (3, 2), 77), "BMP"), (77, 77, 77)),
     ],
-    ids="opaque clear fifth grey-clear one-clear palette palette-clear gif-clear one-bit cmyk grey".split(),
+    ids="opaque fifth grey-clear one-clear palette palette-clear one-bit cmyk".split(),
 )
 def test_colours_are_those_that_one_sees(content, colour):
     assert (pixels(content) == colour).all()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_pictures_stand_as_the_camera_was_held(kind, orientation):
-    from PIL import ImageOps
-
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_pictures_stand_as_the_camera_was_held(orientation):
     corner = np.zeros((16, 32, 3), np.uint8)
     corner[:8, :8] = 255
     exif = Image.Exif()
     exif[0x0112] = orientation
-    options = {"lossless": True} if kind == "WEBP" else {}
-    content = encoded(Image.fromarray(corner), kind, exif=exif, **options)
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB"))
-    assert np.array_equal(pixels(content), expected)
-    assert pixels(content).shape == ((16, 32, 3) if orientation < 5 else (32, 16, 3))
+    expected = np.rot90(corner, {1: 0, 3: 2, 6: 3}[orientation])
+    assert np.array_equal(pixels(encoded(Image.fromarray(corner), exif=exif)), expected)
 
 
-def test_broken_exif_data_do_not_break_a_picture():
-    assert pixels(encoded(Image.new("RGB", (3, 2), "white"), "JPEG", exif=b"Exif\0\0no such thing")).shape == (2, 3, 3)
+def test_broken_exif_data_do_not_break_a_picture(monkeypatch):
+    def broken(picture, in_place):
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", broken)
+    assert pixels(encoded(Image.new("RGB", (3, 2), "white"))).shape == (2, 3, 3)
 
 
 # ---- what is no picture, and what is too much
 
 
-def bomb_png(wide, high):
-    def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    header = struct.pack(">IIBBBBB", wide, high, 8, 6, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+def declaring(wide, high):
+    """One pixel in a file that declares so many."""
+    content = encoded(Image.new("RGB", (1, 1)), "BMP")
+    return content[:18] + struct.pack("<ii", wide, high) + content[26:]
 
 
-def bomb_webp(wide, high):
-    """One pixel on a canvas of so many: 90 bytes, for which Pillow takes 2.6 GB at 13,000 x 13,000."""
-    def three(number):
-        return struct.pack("<I", number)[:3]
-
-    pixel = encoded(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
-    canvas = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + three(wide - 1) + three(high - 1)
-    frame = b"ANMF" + struct.pack("<I", 16 + len(pixel)) + bytes(12) + three(1) + b"\0" + pixel
-    body = b"WEBP" + canvas + b"ANIM" + struct.pack("<I", 6) + bytes(6) + frame
-    return b"RIFF" + struct.pack("<I", len(body)) + body
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read as Linux tells it")
-def test_a_small_file_that_declares_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
-    (tmp_path / "bomb.webp").write_bytes(bomb_webp(13_000, 13_000))
-    script = (
-        "import re, sys; from pathlib import Path; from convit_edu.pictures import read_picture\n"
-        "try: read_picture(sys.argv[1])\n"
-        "except ValueError as error: print(error)\n"
-        # Its own peak: what getrusage calls one may be that of the process it came from.
-        "print(re.search(r'VmHWM:\\s*(\\d+)', Path('/proc/self/status').read_text())[1])"
-    )
-    environment = os.environ | {"PYTHONPATH": str(Path(pictures.__file__).parents[1])}
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script, tmp_path / "bomb.webp"], capture_output=True,
-                          text=True, env=environment)  # fmt: skip
-    said, kilobytes = done.stdout.splitlines()
-    assert "bomb.webp" in said and "13000 x 13000" in said and int(kilobytes) < 1_000_000, done.stderr
-
-
-@pytest.mark.parametrize(("wide", "high"), [(1, 50_000), (50_000, 1), (60_000, 60_000), (8193, 8192)])
-def test_pictures_of_absurd_sizes_are_refused(wide, high):
+@pytest.mark.parametrize(("wide", "high"), [(1, 50_000), (60_000, 60_000), (8193, 8192)])
+def test_pictures_of_absurd_sizes_are_refused_before_they_are_decoded(wide, high):
     with pytest.raises(ValueError, match=f"{wide} x {high}|{wide * high} pixels"):
-        read_picture(bomb_png(wide, high))
+        read_picture(declaring(wide, high))
 
 
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"
@@ -203,19 +162,17 @@ def test_classes_and_files_are_sorted(root):
     assert found["val"]["dog"] == [f"dog/{name}" for name in FILES] and left_out == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["train/cat/._a.jpg", "train/cat/deep/.cache/a.png", "train/.cat/a.png", "val/loose.png", "train/dog/notes.txt",
-     "train/dog/e.eps", "val/.DS_Store"],
-)  # fmt: skip
-def test_what_is_hidden_or_no_picture_is_never_data_and_is_counted(root, path):
-    (root / path).parent.mkdir(exist_ok=True)
-    (root / path).touch()
+def test_what_is_hidden_or_no_picture_is_never_data_and_is_counted(root):
+    extra = ("train/.cat/a.png", "train/cat/._a.jpg", "train/cat/deep/.cache/a.png", "train/dog/e.eps", "val/loose.png")
+    for path in extra:
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).touch()
     found, left_out = class_files(root)
     expected = {label: [f"{label}/{name}" for name in FILES] for label in ("cat", "dog")}
     assert found == {"train": expected, "val": expected}
-    (gone,) = (os.path.relpath(place, root) for place in left_out)
-    assert path.startswith(gone) and f": 1 ({gone})" in left_out_words(root, left_out)
+    gone = sorted(os.path.relpath(place, root) for place in left_out)
+    assert gone == ["train/.cat", "train/cat/._a.jpg", "train/cat/deep/.cache", "train/dog/e.eps", "val/loose.png"]
+    assert all(word in left_out_words(root, left_out) for word in (": 5 (", "._a.jpg", ", ..."))
 
 
 def test_links_are_read(root, tmp_path):
@@ -229,19 +186,51 @@ def test_links_are_read(root, tmp_path):
     assert found["train"]["cat"] == [f"cat/{name}" for name in [*FILES, "more/c.webp", "z.png"]]
 
 
-def test_what_cannot_be_read_is_named(root, monkeypatch):
-    (root / "train" / "dog" / "gone.png").symlink_to(root / "nowhere.png")
-    with pytest.raises(ValueError, match=r"gone\.png is a link to nothing"):
+def without(*paths):
+    return lambda root: [shutil.rmtree(root / path) for path in paths]
+
+
+def linked(name, target):
+    return lambda root: (root / "train" / "dog" / name).symlink_to(root / target)
+
+
+def the_same(root):
+    shutil.rmtree(root / "val")
+    (root / "val").symlink_to(root / "train")
+
+
+def flat(name):
+    def spoil(root):
+        shutil.rmtree(root / "val")
+        (root / "val").mkdir()
+        (root / "val" / name).touch()
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (linked("gone.png", "nowhere.png"), r"gone\.png is a link to nothing"),
+        (linked("round", "train/dog"), "round is a link to a folder that it lies in"),
+        (lambda root: os.mkfifo(root / "train" / "dog" / "pipe.png"), r"pipe\.png is a pipe"),
+        (without("val"), "must hold train/ and val/.* there is no val in it"),
+        (without("val/dog"), "same class folders: dog in one only"),
+        (without("train/dog", "val/dog"), "it has only cat"),
+        (without("train/cat", "train/dog", "val/cat", "val/dog"), "it has none"),
+        (lambda root: [path.unlink() for path in (root / "val" / "dog").rglob("*.*")], "dog holds no image"),
+        (the_same, "train and val .* same folder"),
+        (flat("one.png"), "val holds 1 pictures and no folder.*sub-folder named as its class in train/.$"),
+        (flat("ILSVRC2012_val_00000001.JPEG"), "val holds 1 .*ILSVRC2012_validation_ground_truth"),
+    ],
+)
+def test_folders_that_are_no_data_set_are_refused(root, spoil, words):
+    spoil(root)
+    with pytest.raises((ValueError, FileNotFoundError), match=words):
         class_files(root)
-    (root / "train" / "dog" / "gone.png").unlink()
-    (root / "train" / "dog" / "round").symlink_to(root / "train" / "dog")
-    with pytest.raises(ValueError, match="round is a link to a folder that it lies in"):
-        class_files(root)
-    (root / "train" / "dog" / "round").unlink()
-    os.mkfifo(root / "train" / "dog" / "pipe.png")
-    with pytest.raises(ValueError, match=r"pipe\.png is a pipe"):
-        class_files(root)
-    (root / "train" / "dog" / "pipe.png").unlink()
+
+
+def test_a_folder_that_may_not_be_read_is_named(root, monkeypatch):
     scandir = os.scandir
 
     def forbidden(folder):  # the tests may run as root, who may read everything
@@ -252,20 +241,3 @@ def test_what_cannot_be_read_is_named(root, monkeypatch):
     monkeypatch.setattr(os, "scandir", forbidden)
     with pytest.raises(PermissionError, match="dog/deep cannot be read"):
         class_files(root)
-
-
-def test_a_test_on_the_training_images_is_refused(root):
-    (root / "val").rename(root / "old")
-    (root / "val").symlink_to(root / "train")
-    with pytest.raises(ValueError, match=r"train and val .* same folder"):
-        class_files(root)
-
-
-@pytest.mark.parametrize("name", ["ILSVRC2012_val_00000001.JPEG", "one.png"])
-def test_a_flat_folder_is_recognised(root, name):
-    (root / "val").rename(root / "old")
-    (root / "val").mkdir()
-    (root / "val" / name).touch()
-    with pytest.raises(ValueError, match=r"val holds 1 pictures and no folder.*sub-folder") as error:
-        class_files(root)
-    assert ("ILSVRC2012_validation_ground_truth.txt" in str(error.value)) == name.startswith("ILSVRC")

@@ -1,15 +1,9 @@
 """The recipe, exact resume, and what happens when training goes wrong."""
 
 import dataclasses
-import io
 import itertools
 import math
-import os
 import re
-import shutil
-import subprocess
-import sys
-import sysconfig
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from convit_edu import create_model, data
 from convit_edu.__main__ import main
@@ -82,17 +75,10 @@ def test_only_matrices_decay():
     assert decayed | spared == set(names.values()) and not decayed & spared
     assert {"patch_embed.proj.weight", "blocks.0.attn.pos_proj.weight", "head.weight"} <= decayed
     assert {"cls_token", "pos_embed", "blocks.0.attn.gating_param", "blocks.0.norm1.weight", "head.bias"} <= spared
-    assert "cls_token" not in {
-        name for name, p in create_model("convit_mini_28", pool="mean").named_parameters() if p.requires_grad
-    }
 
 
 def test_gates_take_their_own_rate_and_nothing_else_does(images):
-    model = fresh()
-    groups = parameter_groups(model, 0.05, gate_speed=20.0)
-    gated = {id(p) for name, p in model.named_parameters() if name.endswith("gating_param")}
-    assert gated and {id(p) for p in groups[2]["params"]} == gated and groups[2]["weight_decay"] == 0.0
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert parameter_groups(fresh(), 0.05, gate_speed=20.0)[2]["weight_decay"] == 0.0
     # Adam's first step moves every number by its rate: at the start, gates move by 20 times the rate of the rest.
     one = dataclasses.replace(RECIPE, steps=1, warmup_steps=0, evaluations=1, lr=1e-3, weight_decay=0.0)
     moved = {}
@@ -120,25 +106,19 @@ def test_history_and_evaluation(images):
     assert evaluate(model, images) == pytest.approx(by_hand) and not model.training
 
 
-@pytest.mark.slow
-def test_training_learns(images):
-    recipe = Recipe(steps=60, batch_size=50, lr=4e-3, warmup_steps=10, evaluations=1, flip=False)
-    history = train(fresh(), images, recipe)
-    assert history.final_accuracy > 35  # chance is 10
-    assert history.loss[-1] < history.loss[0] - 0.5
-
-
 @pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}])
 def test_a_run_is_what_its_steps_by_hand_are_to_the_bit(images, options):
-    recipe = dataclasses.replace(RECIPE, steps=4, evaluations=1, **options)
+    recipe = dataclasses.replace(RECIPE, steps=4, evaluations=1, seed=5, **options)
+    state = torch.get_rng_state()
     history = train(fresh(), images, recipe, device="cpu")
+    assert torch.equal(torch.get_rng_state(), state)
     model, order = fresh().train(), batches(50, 16, recipe.seed)
     optimizer = torch.optim.AdamW(parameter_groups(model, 0.05), lr=1e-3)
     for step in range(4):
         index = next(order)
-        batch = images.normalize(augment(images.train_images[index], seeded(0, "augment", step)))
+        batch = images.normalize(augment(images.train_images[index], seeded(5, "augment", step)))
         targets = images.train_labels[index]
-        torch.manual_seed(seeded(0, "dropout", step).initial_seed())
+        torch.manual_seed(seeded(5, "dropout", step).initial_seed())
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bfloat16"):
             logits = model(batch)
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.1)
@@ -151,46 +131,23 @@ def test_a_run_is_what_its_steps_by_hand_are_to_the_bit(images, options):
 
 
 @pytest.mark.slow
-def test_a_seed_fixes_a_run_to_the_bit(images):
-    state = torch.get_rng_state()
-    runs = [train(fresh(), images, dataclasses.replace(RECIPE, seed=seed)) for seed in (5, 5, 6)]
-    assert runs[0].loss == runs[1].loss and runs[0].accuracy == runs[1].accuracy
-    assert runs[0].loss != runs[2].loss
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stop_after", [5, 8, 11])
+@pytest.mark.parametrize("stop_after", [5, 8])
 def test_a_stopped_run_resumes_to_the_same_result(images, tmp_path, stop_after):
     """Stopped between checkpoints (after 4 and 8 steps) or at one, as by Ctrl-C."""
-    whole_model = fresh()
-    whole = train(whole_model, images, RECIPE)
-
-    path = tmp_path / "run" / "checkpoint.pt"
+    whole_model, path = fresh(), tmp_path / "run" / "checkpoint.pt"
+    whole = train(whole_model, images, RECIPE, measure=head_norms)
     with pytest.raises(KeyboardInterrupt):
-        train(before_step(fresh(), stop_after, press_ctrl_c), images, RECIPE, checkpoint=path)
-    resumed_model = fresh()
-    resumed = train(resumed_model, images, RECIPE, checkpoint=path)
-    assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
-    for name, value in whole_model.state_dict().items():
-        assert torch.equal(value, resumed_model.state_dict()[name]), name
-    again = train(fresh(), images, RECIPE, checkpoint=path)  # a finished run is not run again
-    assert again.loss == whole.loss
-    assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
-
-
-@pytest.mark.slow
-def test_a_run_that_measures_resumes_to_the_same_result(images, tmp_path):
-    path = tmp_path / "checkpoint.pt"
-    whole = train(fresh(), images, RECIPE, measure=head_norms)
-    with pytest.raises(KeyboardInterrupt):
-        train(before_step(fresh(), 6, press_ctrl_c), images, RECIPE, checkpoint=path, measure=head_norms)
-    resumed = train(fresh(), images, RECIPE, checkpoint=path, measure=head_norms)
-    assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
-    assert resumed.measured == whole.measured
+        stopping = before_step(fresh(), stop_after, press_ctrl_c)
+        train(stopping, images, RECIPE, checkpoint=path, measure=head_norms)
+    for _ in range(2):  # the second time it is finished, and is not run again
+        model = fresh()
+        resumed = train(model, images, RECIPE, checkpoint=path, measure=head_norms)
+        assert resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
+        assert resumed.measured == whole.measured
+        for name, value in whole_model.state_dict().items():
+            assert torch.equal(value, model.state_dict()[name]), name
     assert whole.measured["step"] == {0: 0, 4: 4, 8: 8, 12: 12}  # at the start and at every evaluation
-    assert list(whole.measured["head norms"]) == [0, 4, 8, 12] and whole.measured["head norms"][4][0] > 0
-    assert train(fresh(), images, RECIPE).measured == {}
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
 
 
 def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(images):
@@ -204,9 +161,6 @@ def test_a_loss_of_ones_own_sees_what_the_model_sees_and_is_what_is_minimised(im
 
     history, plain = train(model, images, recipe, "cpu", loss=halved), train(fresh(), images, recipe, "cpu")
     assert history.loss[0] == plain.loss[0] / 2 and len(seen) == 4
-    model = fresh()
-    flat = train(model, images, recipe, "cpu", loss=lambda batch, logits, targets: 0 * logits.sum())
-    assert flat.loss == [0] * 4 and torch.equal(model.head.bias, fresh().head.bias)  # biases do not decay
 
 
 @pytest.mark.slow
@@ -216,20 +170,11 @@ def test_a_checkpoint_older_than_some_settings_still_loads(images, tmp_path):
     state = torch.load(path, weights_only=True)
     del state["history"]["measured"]
     assert state["identity"].pop("recipe.gate_speed") is None
+    del state["identity"]["recipe.crop_padding"]  # whose default is not None
     torch.save(state, path)
     assert train(fresh(), images, RECIPE, checkpoint=path).loss == whole.loss
     with pytest.raises(ValueError, match=r"it differs in recipe.gate_speed"):
         train(fresh(), images, dataclasses.replace(RECIPE, gate_speed=2.0), checkpoint=path)
-
-
-def frozen():
-    model = fresh()
-    model.blocks[0].attn.gating_param.requires_grad_(False)
-    return model
-
-
-def of_another_loss(batch, logits, targets):
-    return RECIPE.loss(batch, logits, targets)
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(images, tmp_path):
@@ -240,34 +185,21 @@ def test_a_checkpoint_of_another_run_is_refused_and_says_where_it_differs(images
     for model, data_set, recipe, options, differing in (
         (fresh(seed=1), images, SHORT, {}, "initial weights"),  # a loop over seeds
         (fresh(depth=3), images, SHORT, {}, "model.depth, initial weights"),
-        (frozen(), images, SHORT, {}, "frozen parameters"),
+        (fresh().requires_grad_(False), images, SHORT, {}, "frozen parameters"),
         (fresh(), images, dataclasses.replace(SHORT, lr=2e-3, seed=1), {}, "recipe.lr, recipe.seed"),
         (fresh(), images.subset(size=40, seed=1), SHORT, {}, "data.checksum"),
         (fresh(), other_mean, SHORT, {}, "data.mean"),
         (fresh(), dataclasses.replace(images, std=images.std * 2), SHORT, {}, "data.std"),
         (fresh(), dataclasses.replace(images, classes=images.classes[::-1]), SHORT, {}, "data.classes"),
-        (fresh(), images, SHORT, {"loss": of_another_loss}, "loss"),
+        (fresh(), images, SHORT, {"loss": F.cross_entropy}, "loss"),
         (fresh(), images, SHORT, {"measure": head_norms}, "measure"),
     ):
         with pytest.raises(ValueError, match=re.escape(f"(it differs in {differing})")):
             train(model, data_set, recipe, checkpoint=path, **options)
+    for options in ({"loss": lambda images, logits, targets: logits.sum()}, {"measure": partial(head_norms)}):
+        with pytest.raises(ValueError, match="attribute `identity`"):  # it could not be told from others
+            train(fresh(), images, SHORT, checkpoint=path, **options)
     assert path.read_bytes() == kept
-
-
-def test_a_loss_that_a_checkpoint_could_not_tell_from_others_needs_an_identity(images, tmp_path):
-    path, recipe = tmp_path / "checkpoint.pt", SHORT
-
-    def scaled(by):
-        return lambda batch, logits, targets: by * logits.square().mean()
-
-    for options in ({"loss": scaled(1)}, {"measure": partial(head_norms)}):
-        with pytest.raises(ValueError, match="attribute `identity`"):
-            train(fresh(), images, recipe, "cpu", path, **options)
-    losses = scaled(1), scaled(2)
-    losses[0].identity, losses[1].identity = "1 x", "2 x"
-    train(fresh(), images, recipe, "cpu", path, loss=losses[0])
-    with pytest.raises(ValueError, match="loss"):
-        train(fresh(), images, recipe, "cpu", path, loss=losses[1])
 
 
 def test_a_file_that_cannot_be_opened_or_read_is_left_alone_and_so_is_the_advice(images, tmp_path, monkeypatch):
@@ -283,20 +215,13 @@ def test_a_file_that_cannot_be_opened_or_read_is_left_alone_and_so_is_the_advice
         with pytest.raises(PermissionError, match=r"checkpoint\.pt.*Permission denied") as found:
             train(fresh(), images, SHORT, checkpoint=path)
     assert "delete" not in str(found.value)
-    for content in (kept[:1000], b"", b"x" * 1000, pickled({"model": {}})):
+    assert train(fresh(), images, SHORT, checkpoint=path).loss == whole.loss
+    torch.save({"model": {}}, tmp_path / "other.pt")
+    for content in (kept[:1000], b"x" * 1000, (tmp_path / "other.pt").read_bytes()):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"checkpoint\.pt is not a readable checkpoint") as found:
             train(fresh(), images, SHORT, checkpoint=path)
         assert "delete" not in str(found.value) and path.read_bytes() == content
-    path.write_bytes(kept)
-    assert train(fresh(), images, SHORT, checkpoint=path).loss == whole.loss
-    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
-
-
-def pickled(state):
-    content = io.BytesIO()
-    torch.save(state, content)
-    return content.getvalue()
 
 
 def in_parts(model):
@@ -337,29 +262,20 @@ def test_the_path_is_tried_before_the_work(images, tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "runs").iterdir()] == ["one.pt"]
 
 
-@pytest.mark.slow
 def test_one_path_has_one_writer(images, tmp_path):
-    path, recipe = tmp_path / "run.pt", SHORT
-    refused = []
+    path, refused = tmp_path / "run.pt", []
+    (tmp_path / "run.pt.lock").touch()  # as one who was killed leaves it; the system has let go of it
 
     def second(model, step):
         with pytest.raises(OSError, match="another run"):
-            train(fresh(seed=1), images, recipe, checkpoint=path)
+            train(fresh(), images, SHORT, checkpoint=path)
         refused.append(step)
         return {}
 
     second.identity = "a second run"
-    train(fresh(), images, recipe, checkpoint=path, measure=second)
+    for _ in range(2):  # the first has let go when the next begins
+        train(fresh(), images, SHORT, checkpoint=path, measure=second)
     assert refused == [0, 2]
-    train(fresh(), images, recipe, checkpoint=tmp_path / "other.pt")
-    code = f"from convit_edu.saving import one_writer\nwith one_writer({str(path)!r}): print(flush=True), input()"
-    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    other.stdout.readline()
-    with pytest.raises(OSError, match="another run"):
-        train(fresh(), images, recipe, checkpoint=path, measure=second)
-    other.kill()  # the system lets go of what it held
-    other.communicate()
-    assert train(fresh(), images, recipe, checkpoint=path, measure=second).accuracy
 
 
 def test_the_seconds_of_an_interrupted_run_are_those_of_all_its_parts(images, tmp_path, monkeypatch):
@@ -381,20 +297,6 @@ def test_the_seconds_of_an_interrupted_run_are_those_of_all_its_parts(images, tm
     assert train(timed(fresh()), images, RECIPE, "cpu", path).seconds == 12 + 3 * 5
 
 
-@pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(images, tmp_path):
-    def poison(model):
-        model.head.bias.data.fill_(math.nan)  # the weights are lost as well as the loss
-
-    path = tmp_path / "checkpoint.pt"
-    with pytest.raises(FloatingPointError, match="became nan at step 7 of 12; the last good checkpoint is kept"):
-        train(before_step(fresh(), 6, poison), images, RECIPE, checkpoint=path)
-    model = fresh()
-    history = train(model, images, RECIPE, checkpoint=path)
-    assert len(history.loss) == 12 and all(map(math.isfinite, history.loss))
-    assert all(p.isfinite().all() for p in model.parameters())
-
-
 def poisoned_gradient(number):
     """A model whose gradient is NaN in one step: a loss that is finite, and weights that are not."""
     model, steps = fresh(), itertools.count(1)
@@ -410,11 +312,12 @@ def poisoned_gradient(number):
 @pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_kept(images, tmp_path, monkeypatch):
     path = tmp_path / "checkpoint.pt"
-    with pytest.raises(FloatingPointError, match=r"after step 8 of 12; the last good checkpoint is kept in .*pt"):
-        train(poisoned_gradient(8), images, RECIPE, checkpoint=path)  # in the step before a test
-    saved = torch.load(path, weights_only=True)
-    assert saved["step"] == 4 and all(value.isfinite().all() for value in saved["model"].values())
-    path.unlink()
+    for step, words in ((6, "became nan at step 7"), (8, "after step 8")):  # the loss tells; only the test can tell
+        with pytest.raises(FloatingPointError, match=rf"{words} of 12; the last good checkpoint is kept in .*pt"):
+            train(poisoned_gradient(step), images, RECIPE, checkpoint=path)
+        saved = torch.load(path, weights_only=True)
+        assert saved["step"] == 4 and all(value.isfinite().all() for value in saved["model"].values())
+        path.unlink()
     clock = itertools.count(0, 100)  # more than a minute at every look: a checkpoint is due after step 10
     monkeypatch.setattr("convit_edu.train.time", SimpleNamespace(perf_counter=lambda: next(clock)))
     once = dataclasses.replace(RECIPE, evaluations=1)
@@ -426,13 +329,11 @@ def test_weights_that_are_not_finite_are_never_kept(images, tmp_path, monkeypatc
     assert torch.load(path, weights_only=True)["step"] == 10  # it was due
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_no_accuracy_is_made_of_logits_that_are_not_finite(images, value):
+def test_no_accuracy_is_made_of_logits_that_are_not_finite(images):
     model = fresh().train()
-    model.head.bias.data[3] = value
+    model.head.bias.data[3] = math.inf
     with pytest.raises(FloatingPointError, match="not finite"):
         evaluate(model, images, "cpu")
-    assert model.training
     with pytest.raises(FloatingPointError, match="not finite"):
         train(before_step(model, 0, lambda _: pytest.fail("a step was done")), images, RECIPE)
 
@@ -441,8 +342,6 @@ def test_evaluation_leaves_every_part_in_its_mode_whatever_happens(images):
     model = fresh().train()
     model.blocks[0].eval()  # as one does with what is frozen
     modes = [part.training for part in model.modules()]
-    evaluate(model, images, "cpu")
-    assert [part.training for part in model.modules()] == modes and len(set(modes)) == 2
 
     def stop(module, _):
         assert not module.training
@@ -451,55 +350,39 @@ def test_evaluation_leaves_every_part_in_its_mode_whatever_happens(images):
     model.register_forward_pre_hook(stop)
     with pytest.raises(KeyboardInterrupt):
         evaluate(model, images, "cpu")
-    assert [part.training for part in model.modules()] == modes
+    assert [part.training for part in model.modules()] == modes and len(set(modes)) == 2
 
 
 def test_model_and_data_that_do_not_fit_are_refused_before_the_first_step(images, tmp_path):
-    narrow = {"width": 4}
     for model, words in (
         (fresh(num_classes=9), ["10 classes", "(100, 9)", "num_classes=10"]),
-        (fresh(num_classes=1000), ["10 classes", "(100, 1000)"]),
         (fresh(in_chans=3), ["(1, 28, 28)", "3, 28, 28"]),
-        (fresh(img_size=32), ["(1, 28, 28)", "1, 32, 32"]),
-        (create_cnn(0, in_chans=3, **narrow), ["(1, 28, 28)", "3 channels"]),
-        (create_cnn(0, num_classes=3, **narrow), ["10 classes", "(100, 3)"]),
+        (create_cnn(0, in_chans=3, width=4), ["(1, 28, 28)", "3 channels"]),
         (torch.nn.Flatten(), ["10 classes", "(100, 784)"]),
     ):
         before_step(model, 0, lambda _: pytest.fail("a step was done"))
         with pytest.raises(ValueError) as found:
             train(model, images, RECIPE, "cpu", tmp_path / "run.pt")
         assert all(word in str(found.value) for word in ["fashion_mnist_5k", *words]), found.value
-    with pytest.raises(ValueError, match="10 classes"):
-        evaluate(fresh(num_classes=1000), images, "cpu")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_measure_is_taken_in_evaluation_mode_and_read_back_as_it_was(images, tmp_path):
-    path, recipe = tmp_path / "run.pt", SHORT
-    model = fresh()
+    path, model = tmp_path / "run.pt", fresh()
 
     def measured(model, step):
         model.train(step > 0)  # a measure that forgets the mode
-        return {"a": np.float64(0.5), "b": [np.arange(2), (True, None)], "c": {"d": torch.ones(1, requires_grad=True)}}
+        return {"a": np.float64(0.5), "b": [np.arange(2), (True, None)], "c": {"d": model.head.bias}}
 
     measured.identity = "numbers"
-    first = train(model, images, recipe, checkpoint=path, measure=measured)
-    again = train(fresh(), images, recipe, checkpoint=path, measure=measured)
+    first, again = (train(each, images, SHORT, checkpoint=path, measure=measured) for each in (model, fresh()))
     assert first.measured["a"] == again.measured["a"] == {0: 0.5, 2: 0.5} and model.training
     assert first.measured["b"] == again.measured["b"] and first.measured["b"][2] == [[0, 1], [True, None]]
-    assert torch.equal(again.measured["c"][0]["d"], torch.ones(1))
+    for history in (first, again):  # a copy, which training has not changed
+        assert torch.equal(history.measured["c"][0]["d"], torch.zeros(10))
+    assert train(fresh(), images, SHORT).loss == first.loss
     with pytest.raises(ValueError, match="'a' holds a set"):
-        train(fresh(), images, recipe, measure=lambda model, step: {"a": {1}})
-    plain = train(fresh(), images, recipe)
-    assert plain.loss == first.loss
-
-
-@pytest.mark.slow
-def test_mixed_precision_trains(images):
-    history = train(fresh(), images, dataclasses.replace(RECIPE, precision="bfloat16"))
-    exact = train(fresh(), images, RECIPE)
-    assert history.loss != exact.loss
-    assert history.loss == pytest.approx(exact.loss, abs=0.1)
+        train(fresh(), images, SHORT, measure=lambda model, step: {"a": {1}})
 
 
 @pytest.mark.slow
@@ -507,13 +390,8 @@ def test_compiling_changes_the_training_step_alone(images, monkeypatch):
     recipe, compiled, calls = dataclasses.replace(RECIPE, steps=3), torch.compile, []
 
     def without_compiler(model):
-        traced = compiled(model, backend="aot_eager", fullgraph=True)  # all but the machine code
-
-        def call(batch):
-            calls.append(len(batch))
-            return traced(batch)
-
-        return call
+        traced = compiled(model, backend="eager", fullgraph=True)
+        return lambda batch: calls.append(len(batch)) or traced(batch)
 
     monkeypatch.setattr(torch, "compile", without_compiler)
     plain_model, model = fresh(), fresh()
@@ -522,60 +400,26 @@ def test_compiling_changes_the_training_step_alone(images, monkeypatch):
     history = train(model, images, recipe, device="cpu", compile=True)
     assert calls == [16] * 3  # the three evaluations, of 200 images, were not among them
     assert history.loss == pytest.approx(plain.loss, abs=1e-4) and history.loss != history.loss[:1] * 3
-    assert model.state_dict().keys() == plain_model.state_dict().keys()
     for name, value in plain_model.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], value, atol=1e-4, rtol=1e-3)
 
 
-COMPILER = any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
-HEADERS = Path(sysconfig.get_path("include"), "Python.h").exists()
-
-
-@pytest.mark.skipif(not (COMPILER and HEADERS), reason="torch.compile needs a C++ compiler and Python's headers")
-def test_compiling_to_machine_code_trains_alike(images):
-    """A linear model: a transformer of two blocks takes the compiler half a minute."""
-    recipe = Recipe(steps=2, batch_size=16, warmup_steps=1, evaluations=1)
-
-    def linear():
-        torch.manual_seed(0)
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
-
-    plain, compiled = (train(linear(), images, recipe, device="cpu", compile=choice) for choice in (False, True))
-    assert compiled.loss == pytest.approx(plain.loss, abs=1e-4) and plain.loss[0] != plain.loss[1]
-
-
-def test_no_step_needs_double_precision(images):
-    """Apple's GPUs have none."""
-    seen = set()
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **kwargs or {})
-            seen.update(x.dtype for x in torch.utils._pytree.tree_leaves(result) if torch.is_tensor(x))
-            return result
-
-    with Watch():
-        train(fresh(), images, dataclasses.replace(RECIPE, steps=4), device="cpu")
-    assert torch.float32 in seen and torch.uint8 in seen and torch.float64 not in seen
-
-
 BAD = {
-    "steps batch_size evaluations": [0, -1, 1.0, 2.5, "3", True, None, math.nan],
-    "warmup_steps crop_padding seed": [-1, 0.1, "3", False, None, math.nan],
-    "lr min_lr weight_decay": [-0.1, math.nan, math.inf, "1e-3", True, None],
-    "label_smoothing": [-0.1, 1.5, math.nan, "0.1", True, None],
-    "flip": [1, "no", None],
-    "precision": ["float16", "int8", None],
+    "steps batch_size evaluations": [0, 2.5, True, math.nan],
+    "warmup_steps crop_padding seed": [-1, "3", None],
+    "lr min_lr weight_decay": [-0.1, math.inf, "1e-3", True, None],
+    "label_smoothing gate_speed": [-0.1, math.nan, "0.1"],
+    "label_smoothing": [1.5],
+    "flip": [1, None],
+    "precision": ["float16", None],
 }
 
 
-BAD_SETTINGS = [(name, value) for names, values in BAD.items() for name in names.split() for value in values]
-
-
-@pytest.mark.parametrize(("name", "value"), BAD_SETTINGS)
-def test_a_setting_that_no_run_can_have_is_named(name, value):
-    with pytest.raises(ValueError, match=f"(?i){name}.*{re.escape(repr(value))}"):
-        Recipe(**{name: value})
+@pytest.mark.parametrize("names", BAD)
+def test_a_setting_that_no_run_can_have_is_named(names):
+    for name, value in itertools.product(names.split(), BAD[names]):
+        with pytest.raises(ValueError, match=f"(?i){name}.*{re.escape(repr(value))}"):
+            Recipe(**{name: value})
 
 
 def test_settings_at_their_limits_are_taken():
@@ -587,17 +431,12 @@ def test_settings_at_their_limits_are_taken():
     assert (type(recipe.seed), type(recipe.lr)) == (int, float) and recipe == Recipe(seed=3, lr=0.5)
 
 
-def test_device_auto(monkeypatch):
+def test_devices_are_chosen_and_one_that_is_not_here_is_named(monkeypatch):
     for cuda, mps, expected in ((True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=cuda: found)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda found=mps: found)
         assert pick_device("auto").type == expected
-    assert pick_device("cpu") == torch.device("cpu")
-
-
-def test_a_device_that_is_not_here_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert usable_device("cpu").type == "cpu" and usable_device("cuda:0").index == 0
     for name in ("cuda:1", "mps", "meta"):
         with pytest.raises(ValueError, match=f"There is no device {name} here"):
