@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from convit_edu.__main__ import main
+from convit_edu.book import cards
 from convit_edu.lab import claims, records, report
 from convit_edu.lab.claims import BOUND, CLAIMS, CONTRADICTED, HOLDS, IN_PART, OPEN, Claim, Part, parts_of, verdict
 from convit_edu.lab.experiments import ARMS, NAMES, Settings, grid
@@ -469,3 +470,19 @@ def test_a_verdict_on_speed_says_where_it_was_timed_and_can_be_lost(tmp_path):
     assert claims.speed_verdict(claims.timed(folder)) == "contradicted on a GPU"
     (folder / "benchmarks" / "model-cpu.json").write_text(json.dumps({"rows": timed_rows(fast, model="m")}))
     assert claims.speed_verdict(claims.timed(folder)) == "holds on a CPU, contradicted on a GPU"
+
+
+def test_the_card_has_a_line_for_either_step_on_every_device(tmp_path):
+    rows = [
+        row
+        for mode, shift in (("inference", 0.0), ("training", 0.5))
+        for model, slow in (("m", 2.0), ("n", 3.0))
+        for row in timed_rows({"convit": 1 + shift, "timm_convit": slow + shift}, mode, model=model, device="cuda")
+    ]
+    found = claims.card(benchmarked(tmp_path, model_cuda=rows))
+    assert found.groups[HOLDS] == ["C15"]
+    assert claims.speed_lines(found.speed) == [
+        "inference on a GPU, ConViT's time over DeiT's: timm's form 2.00 to 3.00, fast form 1.00 to 1.00",
+        "training on a GPU, ConViT's time over DeiT's: timm's form 2.50 to 3.50, fast form 1.50 to 1.50",
+    ]
+    assert "<i>✓</i> holds on a GPU</span> <b>C15</b>" in cards.show(found).body
