@@ -11,9 +11,8 @@ of the file written depend on the zlib at hand; the arrays do not, and their sha
 import argparse
 import gzip
 import hashlib
-import os
+import io
 import sys
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import numpy as np
 
 from convit_edu._torchvision import FASHION_MNIST_MD5
 from convit_edu.data import EMBEDDED_SHA256
+from convit_edu.saving import write_in_one_move
 
 PER_CLASS = {"train": 500, "test": 100}
 DEFAULT_OUT = Path(__file__).resolve().parents[1] / "convit_edu" / "datasets" / "fashion_mnist_5k.npz"
@@ -55,18 +55,9 @@ def sha256(arrays):
 
 
 def write(arrays, out):
-    """All or nothing: a file beside `out`, then a rename, so that a killed run leaves no half-written set."""
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=out.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez_compressed(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own mode would hide the file from other users
-        os.replace(temporary, out)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    write_in_one_move(out, content.getvalue())
 
 
 def main():

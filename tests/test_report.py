@@ -35,19 +35,15 @@ def test_a_verdict_is_where_the_interval_lies():
     assert one(3, 1, two_sided=True) == one(-3, 1, two_sided=True) == HOLDS and one(3, 4, two_sided=True) == OPEN
 
 
-def test_a_claim_of_several_parts_holds_if_all_do():
-    means = {"+": 3, "-": -3, "0": 0}
+def test_a_claim_of_several_parts_holds_if_all_do_that_the_setting_leaves_open():
+    parts = {"+": (3, False), "-": (-3, False), "0": (0, False), "b": (3, True)}
     wanted = {"+": HOLDS, "++": HOLDS, "-": CONTRADICTED, "--": CONTRADICTED, "0": OPEN, "00": OPEN, "-0": OPEN,
-              "+0": IN_PART, "0+": IN_PART, "+-": IN_PART, "++-": IN_PART}  # fmt: skip
+              "+0": IN_PART, "0+": IN_PART, "+-": IN_PART, "++-": IN_PART,
+              "b": BOUND, "bb": BOUND, "b+": HOLDS, "b-": CONTRADICTED, "b+-": IN_PART}  # fmt: skip
     for signs, expected in wanted.items():
-        assert verdict(Part("", Estimate(means[sign], 1, 5)) for sign in signs) == expected, signs
-
-
-def test_what_the_setting_decides_has_no_verdict_and_counts_for_none():
-    bound, held, against = (Part("", Estimate(mean, 1, 5), bound=b) for mean, b in ((3, True), (3, False), (-3, False)))
-    assert bound.verdict == BOUND == verdict([bound]) == verdict([bound, bound])
-    assert verdict([bound, held]) == HOLDS and verdict([bound, against]) == CONTRADICTED
-    assert verdict([bound, held, against]) == IN_PART
+        made = [Part("", Estimate(mean, 1, 5), bound=bound) for mean, bound in map(parts.get, signs)]
+        assert verdict(made) == expected, signs
+        assert [part.verdict for part in made if part.bound] == [BOUND] * signs.count("b")
 
 
 # --- synthetic records
