@@ -2,24 +2,19 @@
 
 import argparse
 import json
-from importlib import util
-from pathlib import Path
 
 import pytest
 import torch
+from loading import ROOT, module_at
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def load(name):
     """A file of benchmarks/ as a module, as `python benchmarks/NAME.py` would load it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        spec = util.spec_from_file_location(f"benchmark_{name}", BENCHMARKS / f"{name}.py")
-        module = util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return module
+        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        return module_at(f"benchmarks/{name}.py")
 
 
 FEW = ["--device", "cpu", "--rounds", "2", "--batch", "1"]

@@ -4,11 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from loading import ROOT
 
 # A Python of any version, which makes an environment of itself and writes down what pip is asked for.
 STUB = """#!/bin/sh
