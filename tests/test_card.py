@@ -44,6 +44,7 @@ def test_the_card_shows_what_the_claims_module_finds():
     text = str(card)
     assert sorted(name for names in card.groups.values() for name in names) == sorted(claims.CLAIMS)
     assert list(card.recorded) == ["colour", "laptop"]
+    assert "C15" in card.groups[claims.IN_PART]  # which has no seeds: it holds on a CPU
     assert all(card.recorded[scale].keys() == claims.tested(scale).keys() for scale in card.recorded)
     (part,) = claims.parts_of("C12")
     found = f"+{part.found.mean:.1f} points; 95 % interval +{part.found.low:.1f} to +{part.found.high:.1f}; seeds 5"
