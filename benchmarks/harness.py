@@ -46,7 +46,7 @@ class Benchmark:
     references: the rows that each row's time is divided by.
     measure: (case, options) -> a dict by row. A case is a dataclass with the fields device and batch.
     estimate: (case, options) -> seconds that this will take, roughly.
-    seconds: spent on the rounds of one case, with --quick and with --full.
+    seconds: spent on the rounds of one case, without --full and with it.
     """
 
     name: str
@@ -63,9 +63,7 @@ class Benchmark:
 def parser(description: str) -> argparse.ArgumentParser:
     """The options that all benchmarks have."""
     result = argparse.ArgumentParser(description=description)
-    preset = result.add_mutually_exclusive_group()
-    preset.add_argument("--quick", action="store_true", help="a choice of cases, under three minutes (the default)")
-    preset.add_argument("--full", action="store_true", help="all cases; says first how long they will take")
+    result.add_argument("--full", action="store_true", help="all cases, not a choice; says first how long they take")
     kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available()
     result.add_argument("--device", nargs="+", choices=kinds, default=kinds, help="default: every one there is")
     result.add_argument("--batch", type=positive, help="images in a batch, instead of each case's own number")

@@ -8,9 +8,8 @@ There is a row for every Python from 3.11 that is found (on the PATH, pyenv's, t
 constraints.txt pins and with the newest that pip finds, and one for the lowest versions that pyproject.toml allows.
 A row installs a clone of HEAD, runs the unit tests, and compares five chapters with their stored outputs (with the
 lowest versions, which draw other random weights, it runs them and their assertions alone). What a row
-found is kept in --out and not repeated until HEAD is another commit (--again repeats it); an environment that was
-installed is used again while the versions asked for are the same. With CUDA it takes 6 GB, and is removed when its
-row has passed. --uv installs with uv, which unpacks each package once for all rows.
+found is kept in --out and not repeated until HEAD is another commit; an environment that was installed is used again
+while the versions asked for are the same. With CUDA it takes 6 GB, and is removed when its row has passed.
 """
 
 import argparse
@@ -120,7 +119,7 @@ def inside(venv: Path) -> Path:
     return venv / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
-def install(folder: Path, python: str, kind: str, uv: bool) -> dict[str, str]:
+def install(folder: Path, python: str, kind: str) -> dict[str, str]:
     """An environment in `folder`, the clone installed into it; returns the versions of what matters most."""
     clone, venv = folder / "clone", folder / "venv"
     executable = inside(venv)
@@ -133,14 +132,14 @@ def install(folder: Path, python: str, kind: str, uv: bool) -> dict[str, str]:
     if not mark.is_file() or mark.read_text() != digest:
         shutil.rmtree(venv, ignore_errors=True)
         command(folder / "venv.log", python, "-m", "venv", venv)
-        tool = ["uv", "pip", "install", "--python", executable] if uv else [executable, "-m", "pip", "install"]
-        command(folder / "install.log", *tool, "-c", folder / "limits.txt", "-e", f"{clone}[{EXTRAS}]")
+        asks = ["-c", folder / "limits.txt", "-e", f"{clone}[{EXTRAS}]"]
+        command(folder / "install.log", executable, "-m", "pip", "install", *asks)
         mark.write_text(digest)
     names = "import importlib.metadata as m, sys; print(*[n + '==' + m.version(n) for n in sys.argv[1:]])"
     return dict(one.split("==") for one in command(folder / "versions.log", executable, "-c", names, *SHOWN).split())
 
 
-def run(name: str, python: str, out: Path, commit: str, uv: bool, keep: bool) -> dict:
+def run(name: str, python: str, out: Path, commit: str) -> dict:
     """Do one row, and store what it found, whole or not at all."""
     folder, began = out / name, time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
@@ -150,7 +149,7 @@ def run(name: str, python: str, out: Path, commit: str, uv: bool, keep: bool) ->
         shutil.rmtree(clone, ignore_errors=True)
         command(folder / "clone.log", "git", "clone", "--quiet", "--no-hardlinks", ROOT, clone)
         command(folder / "clone.log", "git", "-C", clone, "checkout", "--quiet", commit)
-        found["versions"] = install(folder, python, name.rpartition("-")[2], uv)
+        found["versions"] = install(folder, python, name.rpartition("-")[2])
         pytest = [inside(venv), "-m", "pytest", "-q", "--maxfail=20"]
         chapters = [path for number in CHAPTERS for path in sorted(clone.glob(f"book/{number}-*.ipynb"))]
         notebooks = "--nbval-lax" if name.endswith("lowest") else "--nbval"  # before torch 2.13 weights are others
@@ -163,7 +162,7 @@ def run(name: str, python: str, out: Path, commit: str, uv: bool, keep: bool) ->
     partial = folder / "result.partial"
     partial.write_text(json.dumps(found, indent=1), encoding="utf-8")
     partial.replace(folder / "result.json")
-    if passed(found) and not keep:
+    if passed(found):
         shutil.rmtree(venv, ignore_errors=True)
         shutil.rmtree(clone, ignore_errors=True)
     return found
@@ -192,9 +191,6 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help="such as 3.12.1-newest; all without any")
     parser.add_argument("--list", action="store_true", help="say which rows there are")
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "compat", help="where rows are kept")
-    parser.add_argument("--again", action="store_true", help="repeat rows that are finished")
-    parser.add_argument("--keep", action="store_true", help="keep the environments of rows that passed")
-    parser.add_argument("--uv", action="store_true", help="install with uv in the place of pip")
     given = parser.parse_args()
     found = pythons()
     if not found:
@@ -209,8 +205,6 @@ def main() -> None:
     unknown = [name for name in wanted if name not in known]
     if unknown:
         sys.exit(f"there is no row {', '.join(unknown)}; there are {', '.join(known)}")
-    if given.uv and not shutil.which("uv"):
-        sys.exit("--uv needs uv on the PATH: pip install uv, or leave --uv out")
     out = given.out.expanduser().resolve()
     done = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
     if done.returncode:
@@ -218,9 +212,9 @@ def main() -> None:
     commit, results = done.stdout.strip(), []
     for number, name in enumerate(wanted, 1):
         result = stored(out, name)
-        if result is None or result["commit"] != commit or given.again:
+        if result is None or result["commit"] != commit:
             print(f"[{number}/{len(wanted)}] {name} ...", flush=True)
-            result = run(name, found[name.rpartition("-")[0]], out, commit, given.uv, given.keep)
+            result = run(name, found[name.rpartition("-")[0]], out, commit)
         results.append(result)
     print(table(results))
     failed = [result["row"] for result in results if not passed(result)]

@@ -60,7 +60,6 @@ def sha256(arrays):
 
 
 def write(arrays, out):
-    """All or nothing, so that a killed run leaves no half-written set."""
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
     write_in_one_move(out, content.getvalue())

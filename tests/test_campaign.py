@@ -1,9 +1,9 @@
 """The campaign's promises: nothing twice, nothing lost, and a sentence where something is wrong.
 
-Runs are of the scale laptop-rehearsal, of four steps or fewer; every pool of processes takes seconds to start.
+Runs are of the scale laptop-rehearsal, of four steps or fewer, and tested on 20 images; every pool of processes takes
+seconds to start.
 """
 
-import errno
 import gc
 import os
 import re
@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,13 +22,13 @@ import torch
 from convit_edu.__main__ import OUT, _parser, main
 from convit_edu.lab import campaign, records
 from convit_edu.lab import run as worker
-from convit_edu.lab.experiments import LEARNING_RATES
-from convit_edu.lab.results import Results, cells_of, settings
+from convit_edu.lab.results import Results, cells_of
 from convit_edu.lab.scales import SCALES
 
 pytestmark = pytest.mark.slow
 
-REHEARSAL = SCALES["laptop-rehearsal"]
+WHOLE = SCALES["laptop-rehearsal"]
+REHEARSAL = replace(WHOLE, test_images=20)
 ANSWER = {"result": {"accuracy": 1.0}, "history": {"loss": [2.0]}, "meta": {"seconds": 1.0}}
 
 
@@ -58,6 +59,13 @@ def searched(out):
     for cell in cells_of("search", REHEARSAL, records.read_all(out)):
         for seed in cell.seeds:
             records.write(out, cell.config, seed, answer_of(cell.config))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_test_images():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, REHEARSAL.name, REHEARSAL)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -141,8 +149,8 @@ def test_the_same_run_twice_is_the_same_to_the_bit_and_a_failed_run_stops_no_oth
     assert not Results("psa", REHEARSAL.name, out).failed
 
 
-def left(name, out, seeds):
-    return campaign.tasks_of(cells_of(name, REHEARSAL, records.read_all(out)), REHEARSAL, out, seeds)
+def left(name, out, seeds, scale=REHEARSAL):
+    return campaign.tasks_of(cells_of(name, scale, records.read_all(out)), scale, out, seeds)
 
 
 def test_a_changed_configuration_is_run_again_and_the_stale_run_is_kept_and_counted(out, monkeypatch, capsys):
@@ -157,21 +165,6 @@ def test_a_changed_configuration_is_run_again_and_the_stale_run_is_kept_and_coun
     after = files(out)
     assert records.path_of(out, stale.identity(0)) in after and after.keys() - {
         records.path_of(out, stale.identity(0))} == before.keys()  # fmt: skip
-
-
-def test_a_search_that_is_repeated_deletes_nothing(out, monkeypatch):
-    """Other rates win: the runs at the old rates are asked for no more, and stay."""
-    before, cells = files(out), cells_of("search", REHEARSAL, records.read_all(out))
-    best = next(cell for cell in cells if cell.label == {"arm": "ConViT", "lr": LEARNING_RATES["ConViT"][-1]})
-    chosen = settings(REHEARSAL, records.read_all(out)).rates["ConViT"]
-    for seed in best.seeds:
-        records.path_of(out, best.config.identity(seed)).unlink()
-        history = {"loss": [2.0], "accuracy": {best.config.recipe.steps: 99.0}}
-        records.write(out, best.config, seed, ANSWER | {"result": {"accuracy": 99.0}, "history": history})
-    assert settings(REHEARSAL, records.read_all(out)).rates["ConViT"] == LEARNING_RATES["ConViT"][-1] != chosen
-    monkeypatch.setattr(campaign, "perform", lambda config, *more: answer_of(config))
-    assert main(command(["search", "psa"], out, "--jobs", "1", "--seeds", "1")) == 0
-    assert before.keys() < files(out).keys() and len(read(out, "psa")) == 3
 
 
 def test_more_seeds_are_added_and_fewer_take_none_away(out):
@@ -281,7 +274,7 @@ def test_killed_and_interrupted_it_keeps_what_was_recorded_and_goes_on(tmp_path,
     given = command(["search"], tmp_path, "--jobs", "2")
     whole, said = [sys.executable, "-m", "convit_edu", *given], tmp_path / "said"
 
-    def start():
+    def start():  # a process of its own, which knows the whole scale
         with said.open("w") as file:
             process = subprocess.Popen(
                 whole, start_new_session=True, stderr=file, stdout=subprocess.DEVNULL,
@@ -308,24 +301,29 @@ def test_killed_and_interrupted_it_keeps_what_was_recorded_and_goes_on(tmp_path,
     more = files(tmp_path)
     assert len(kept) < len(more) < 72 and kept.items() <= more.items()
 
-    tasks, have = left("search", tmp_path, None)
+    tasks, have = left("search", tmp_path, None, WHOLE)
     assert (have, len(tasks)) == (len(more), 72 - len(more))  # the same command goes on from there
     assert all("result" in run for run in records.read_all(tmp_path).values())
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_an_interrupt_between_two_runs_leaves_no_warning_behind(tmp_path, monkeypatch, recwarn):
-    class Bar:
-        def update(self, done):
-            raise KeyboardInterrupt  # Ctrl-C while a run is counted, and others are on their way
+def interrupt(*args):
+    raise KeyboardInterrupt
 
-        def close(self):
-            pass
 
-    monkeypatch.setattr(campaign, "progress", lambda **given: Bar())
-    assert main(command(["search"], tmp_path, "--jobs", "2")) == 130
+def test_an_interrupt_between_two_runs_leaves_no_warning_behind(out, monkeypatch, recwarn):
+    def slow(task, *args):  # it travels to the process by its code
+        import time
+
+        time.sleep(1)
+        return task, ""
+
+    bar = SimpleNamespace(update=interrupt, close=lambda: None)  # while a run is counted, and others are on their way
+    monkeypatch.setattr(campaign, "do", slow)
+    monkeypatch.setattr(campaign, "progress", lambda **given: bar)
+    assert main(command(["psa"], out, "--jobs", "2", "--seeds", "2")) == 130
     gc.collect()
-    assert not recwarn.list and files(tmp_path)
+    assert not recwarn.list
 
 
 def test_a_worker_that_is_killed_is_explained(out, monkeypatch, capsys):
@@ -361,9 +359,6 @@ def test_unknown_names_are_refused_before_anything_is_done(tmp_path, capsys, no_
     refused(capsys, ["run", "psa", "--device", "abacus"], "abacus", "cuda")
     refused(capsys, ["reprot"], "reprot", "did you mean report?")
     refused(capsys, ["demo", "--device", "abacus"], "abacus", "cuda")
-    if not torch.cuda.is_available():
-        refused(capsys, ["run", "psa", "--device", "cuda"], "cuda")
-        refused(capsys, ["demo", "--device", "cuda"], "cuda")
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit):
         main(["run", "psa", "--jobs", "0"])
@@ -390,13 +385,7 @@ def test_what_stands_in_the_way_is_said(out, tmp_path, capsys, no_runs, monkeypa
     refused(capsys, command(["psa"], file / "below"), str(file), "--out")
     assert file.read_text() == "mine"
 
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     before = files(out)
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        refused(capsys, command(["psa"], out, "--seeds", "2"), str(out), "the disk is full", "--out")
     path = next(iter(before))
     path.write_bytes(before[path][:100])
     refused(capsys, command(["dynamics"], out), str(path), "delete")
@@ -416,12 +405,10 @@ def test_records_go_where_the_reader_stands_and_not_into_the_package(tmp_path, m
 
 
 def test_the_program_says_its_version_and_names_the_other_one(capsys):
-    for asked, words in (("--version", "convit_edu"), ("--help", "convit_edu.imagenet")):
+    for asked, words in (("--version", r"convit_edu \d+\.\d+"), ("--help", r"convit_edu\.imagenet")):
         with pytest.raises(SystemExit) as found:
             main([asked])
-        assert found.value.code == 0 and words in capsys.readouterr().out
-    assert any(character.isdigit() for character in subprocess.run(
-        [sys.executable, "-m", "convit_edu", "--version"], capture_output=True, text=True).stdout)  # fmt: skip
+        assert found.value.code == 0 and re.search(words, capsys.readouterr().out)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that breaks is POSIX's")
@@ -434,9 +421,6 @@ def test_a_broken_pipe_is_quiet():
 
 
 def test_an_interrupted_demo_does_not_speak_of_records(monkeypatch, capsys):
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr("convit_edu.__main__.demo", interrupt)
     assert main(["demo"]) == 130
     assert capsys.readouterr().err.strip() == "Stopped."

@@ -79,7 +79,7 @@ def test_a_row_is_installed_tested_kept_and_not_repeated(compat, tmp_path, monke
     for arguments in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "one"]):
         subprocess.run(["git", *arguments], cwd=repository, check=True)
     monkeypatch.setattr(compat, "ROOT", repository)
-    monkeypatch.setattr(compat, "install", lambda folder, python, kind, uv: {"torch": "2.5.0"})
+    monkeypatch.setattr(compat, "install", lambda folder, python, kind: {"torch": "2.5.0"})
     monkeypatch.setattr(compat, "inside", lambda venv: sys.executable)
     monkeypatch.setattr(compat, "pythons", lambda: {"3.11.2": "nowhere"})
     monkeypatch.setattr(sys, "argv", ["compat.py", "3.11-pinned", "--out", str(tmp_path / "out")])
@@ -88,12 +88,14 @@ def test_a_row_is_installed_tested_kept_and_not_repeated(compat, tmp_path, monke
     stored = tmp_path / "out" / "3.11.2-pinned" / "result.json"
     result = json.loads(stored.read_text(encoding="utf-8"))
     assert result["tests"] == "1 failed, 1 passed: tests/test_a.py::test_b"
+    assert not compat.passed(result | {"chapters": "9 passed"})
     assert "no tests ran" in (stored.parent / "chapters.log").read_text(encoding="utf-8")
     stored.write_text(json.dumps(result | {"tests": "2 passed", "chapters": "9 passed"}), encoding="utf-8")
     compat.main()  # nothing is repeated: what is stored counts
     subprocess.run(["git", *who, "commit", "-qm", "two", "--allow-empty"], cwd=repository, check=True)
+    monkeypatch.setattr(compat, "run", lambda *row: result)
     with pytest.raises(SystemExit, match="1 of 1 rows failed"):
-        compat.main()  # another commit
+        compat.main()  # another commit: done again
 
 
 def test_a_failed_installation_is_a_row_of_the_table(compat, tmp_path, monkeypatch):
@@ -101,14 +103,14 @@ def test_a_failed_installation_is_a_row_of_the_table(compat, tmp_path, monkeypat
         raise compat.Stopped("ERROR: No matching distribution | torch")
 
     monkeypatch.setattr(compat, "command", fails)
-    result = compat.run("3.11.2-newest", "nowhere", tmp_path, "0" * 40, False, False)
+    result = compat.run("3.11.2-newest", "nowhere", tmp_path, "0" * 40)
     assert not compat.passed(result) and "No matching distribution / torch" in compat.table([result])
 
 
-def test_an_unknown_row_is_named():
-    command = [sys.executable, ROOT / "scripts" / "compat.py", "2.7-newest"]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYENV_ROOT": "/nowhere"})
-    assert done.returncode == 1 and "there is no row 2.7-newest; there are 3." in done.stderr
+def test_an_unknown_row_is_named(compat, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["compat.py", "2.7-newest"])
+    with pytest.raises(SystemExit, match=r"there is no row 2\.7-newest; there are 3\."):
+        compat.main()
 
 
 # --- the files
@@ -132,7 +134,7 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("full", ["3.11.2", "3.11.9", "3.12.0", "3.13.0", "3.14.0"])
+@pytest.mark.parametrize("full", ["3.11.2", "3.14.0"])
 @pytest.mark.parametrize("extra", ["book", "test"])
 def test_each_requirement_has_one_pin_that_fits_its_bound(full, extra):
     where = {"python_version": full.rpartition(".")[0], "python_full_version": full}

@@ -4,31 +4,6 @@ import json
 
 import lint_notebooks as lint
 import pytest
-from lint_notebooks import (
-    CHECKS,
-    FIRST_CELL,
-    IGNORE,
-    MAX_BYTES,
-    RAISES,
-    RULES,
-    drawing_and_solutions_are_folded,
-    executed_in_order,
-    exercises_are_complete,
-    first_cell_installs,
-    ignored_outputs_are_asserted,
-    ignored_outputs_are_few,
-    images_have_alt,
-    known_tags,
-    no_final_semicolon,
-    no_local_path,
-    no_progress_bar,
-    no_remote_image,
-    no_stderr,
-    no_surprising_error,
-    plain_kernel,
-    reads_without_sphinx,
-    small_file,
-)  # fmt: skip
 
 
 def code(source="x = 1", *outs, count=1, tag=None, alt=None):
@@ -53,21 +28,21 @@ def notebook(*cells, kernel="python3"):
     return {"cells": cells, "metadata": {"kernelspec": {"name": kernel}}}
 
 
-CHECK = min(CHECKS, default="check_nothing")
+CHECK = min(lint.CHECKS, default="check_nothing")
 EXERCISE = markdown(":::{exercise} Lower the gate\n:label: ex-gate\n\nLower it.\n:::")
 SOLUTION = markdown(":::{solution} ex-gate\n:class: dropdown\n\nSo.\n:::")
 ERROR = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["ValueError: no"]}
 PICTURE = shown("image/png", "aGk=")
-IGNORED = code("x", printed("1"), tag=IGNORE)
+IGNORED = code("x", printed("1"), tag=lint.IGNORE)
 
-INSTALL = code(FIRST_CELL, tag="remove-cell")
+INSTALL = code(lint.FIRST_CELL, tag="remove-cell")
 
 GOOD = notebook(
     INSTALL,
     markdown("# A title\n\n![a drawing](figures/a.png), from https://example.org/home/"),
     markdown(":::{image} b.png\n:width: 9\n:alt: A drawing.\n:::\n\nA [head](#head), [Fig. 1](#fig-a)."),
     code("plt.show()", PICTURE, count=2, alt="A line that rises."),
-    code("gate(-1)", ERROR, count=3, tag=RAISES),
+    code("gate(-1)", ERROR, count=3, tag=lint.RAISES),
     EXERCISE,
     code(f"{CHECK}(1)", printed("Right: 100 % of 3/4."), count=4),
     SOLUTION,
@@ -75,53 +50,53 @@ GOOD = notebook(
 )
 
 BAD = [
-    (first_cell_installs, "first code cell", [code("import torch"), INSTALL]),
-    (first_cell_installs, "first code cell", [code(FIRST_CELL)]),
-    (first_cell_installs, "first code cell", [code(FIRST_CELL, printed("installed"), tag="remove-cell")]),
-    (executed_in_order, "not run", [code(count=None)]),
-    (executed_in_order, "counts [2, 1]", [code(count=2), code(count=1)]),
-    (known_tags, "naval-ignore-output", [code(tag="naval-ignore-output")]),
-    (known_tags, "NBVAL_SKIP", [code("# NBVAL_SKIP\nx = 1")]),
-    (no_stderr, "cell 0: stderr", [code("warn()", printed("a warning", name="stderr"))]),
-    (no_surprising_error, "ValueError", [code("fail()", ERROR)]),
-    (no_local_path, "/home/", [code("print(p)", printed("saved to /home/ada/x.png"))]),
-    (no_local_path, "~/", [code("load('~/data')")]),
-    (no_local_path, "/tmp/", [markdown("Look into `/tmp/x`.")]),
-    (images_have_alt, "cell 0: an image", [code("plt.show()", PICTURE)]),
-    (images_have_alt, "cell 0: an image", [markdown("![](a.png)")]),
-    (images_have_alt, "cell 0: an image", [markdown("```{figure} a.png\n:name: fig-a\n\nCaption\n```")]),
-    (no_remote_image, "network", [markdown("![a cat](https://example.org/cat.png)")]),
-    (no_remote_image, "network", [code("show()", shown("text/html", "<img alt='a' src='http://x.org/a'>"))]),
-    (no_final_semicolon, "semicolon", [code("plt.plot(x);\n")]),
-    (exercises_are_complete, "ex-gate: no solution", [EXERCISE, code(f"{CHECK}(1)")]),
-    (exercises_are_complete, "ex-gate: names no check", [EXERCISE, SOLUTION, code("check_nothing(1)")]),
-    (ignored_outputs_are_few, "2 of 2", [IGNORED, IGNORED]),
-    (ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED]),
-    (ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED, code("print(x)")]),
-    (ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED, code("assert x", tag=IGNORE)]),
-    (plain_kernel, "my-env", []),
-    (small_file, "bytes, over", [markdown("x" * MAX_BYTES)]),
-    *((reads_without_sphinx, "for Sphinx alone", [markdown(source)]) for source in (
+    (lint.first_cell_installs, "first code cell", [code("import torch"), INSTALL]),
+    (lint.first_cell_installs, "first code cell", [code(lint.FIRST_CELL)]),
+    (lint.first_cell_installs, "first code cell", [code(lint.FIRST_CELL, printed("installed"), tag="remove-cell")]),
+    (lint.executed_in_order, "not run", [code(count=None)]),
+    (lint.executed_in_order, "counts [2, 1]", [code(count=2), code(count=1)]),
+    (lint.known_tags, "naval-ignore-output", [code(tag="naval-ignore-output")]),
+    (lint.known_tags, "NBVAL_SKIP", [code("# NBVAL_SKIP\nx = 1")]),
+    (lint.no_stderr, "cell 0: stderr", [code("warn()", printed("a warning", name="stderr"))]),
+    (lint.no_surprising_error, "ValueError", [code("fail()", ERROR)]),
+    (lint.no_local_path, "/home/", [code("print(p)", printed("saved to /home/ada/x.png"))]),
+    (lint.no_local_path, "~/", [code("load('~/data')")]),
+    (lint.no_local_path, "/tmp/", [markdown("Look into `/tmp/x`.")]),
+    (lint.images_have_alt, "cell 0: an image", [code("plt.show()", PICTURE)]),
+    (lint.images_have_alt, "cell 0: an image", [markdown("![](a.png)")]),
+    (lint.images_have_alt, "cell 0: an image", [markdown("```{figure} a.png\n:name: fig-a\n\nCaption\n```")]),
+    (lint.no_remote_image, "network", [markdown("![a cat](https://example.org/cat.png)")]),
+    (lint.no_remote_image, "network", [code("show()", shown("text/html", "<img alt='a' src='http://x.org/a'>"))]),
+    (lint.no_final_semicolon, "semicolon", [code("plt.plot(x);\n")]),
+    (lint.exercises_are_complete, "ex-gate: no solution", [EXERCISE, code(f"{CHECK}(1)")]),
+    (lint.exercises_are_complete, "ex-gate: names no check", [EXERCISE, SOLUTION, code("check_nothing(1)")]),
+    (lint.ignored_outputs_are_few, "2 of 2", [IGNORED, IGNORED]),
+    (lint.ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED]),
+    (lint.ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED, code("print(x)")]),
+    (lint.ignored_outputs_are_asserted, "cell 0: ignored", [IGNORED, code("assert x", tag=lint.IGNORE)]),
+    (lint.plain_kernel, "my-env", []),
+    (lint.small_file, "bytes, over", [markdown("x" * lint.MAX_BYTES)]),
+    *((lint.reads_without_sphinx, "for Sphinx alone", [markdown(source)]) for source in (
         "a {term}`head`", "```{tip}\nx\n```", ":::{margin}\nx\n:::")),
-    (drawing_and_solutions_are_folded, "cell 0: fold", [code("plt.plot(x)", tag="hide-input")]),
-    (drawing_and_solutions_are_folded, "cell 1: fold", [markdown(":::{solution-start} ex-gate\n:::"), code("x = 1")]),
-    (no_progress_bar, "progress", [code("train()", printed(" 40%|####      | 4/10"))]),
+    (lint.drawing_and_solutions_are_folded, "cell 0: fold", [code("plt.plot(x)", tag="hide-input")]),
+    (lint.drawing_and_solutions_are_folded, "cell 1: fold", [markdown(":::{solution-start} ex-gate\n:::"), code()]),
+    (lint.no_progress_bar, "progress", [code("train()", printed(" 40%|####      | 4/10"))]),
 ]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", lint.RULES, ids=lambda rule: rule.__name__)
 def test_a_good_notebook_passes(rule):
     assert rule(GOOD) == []
 
 
 @pytest.mark.parametrize(("rule", "message", "cells"), BAD, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_bad_notebook_fails(rule, message, cells):
-    kernel = "my-env" if rule is plain_kernel else "python3"
+    kernel = "my-env" if rule is lint.plain_kernel else "python3"
     assert message in "\n".join(rule(notebook(*cells, kernel=kernel)))
 
 
 def test_every_rule_has_a_notebook_that_fails_it():
-    assert {rule for rule, _, _ in BAD} == set(RULES)
+    assert {rule for rule, _, _ in BAD} == set(lint.RULES)
 
 
 def test_a_page_that_is_not_listed_and_one_that_is_not_there_are_named(tmp_path, monkeypatch):

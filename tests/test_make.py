@@ -4,11 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[1]
+from loading import ROOT
 
 # A Python of any version, which makes an environment of itself and writes down what pip is asked for.
 STUB = """#!/bin/sh
@@ -39,7 +37,7 @@ def make(tmp_path):
     return called
 
 
-@pytest.mark.parametrize("version", ["3, 11", "3, 12", "3, 13", "3, 14"])
+@pytest.mark.parametrize("version", ["3, 11", "3, 14"])
 def test_pins_are_used_and_a_second_call_installs_nothing(make, version):
     done, asked = make(version)
     assert done.returncode == 0, done.stderr
@@ -47,15 +45,12 @@ def test_pins_are_used_and_a_second_call_installs_nothing(make, version):
     assert make(version)[1] == asked
 
 
-def test_a_later_python_goes_without_pins_and_is_told(make):
+def test_an_older_python_is_refused_and_a_later_one_goes_without_pins_and_is_told(make):
+    done, asked = make("3, 10")
+    assert done.returncode and not asked and "Python 3.11 or newer" in done.stdout
     done, asked = make("3, 15")
     assert done.returncode == 0, done.stderr
     assert "constraints.txt" not in asked[0] and "constraints.txt was tested up to Python" in done.stdout
-
-
-def test_an_older_python_is_refused(make):
-    done, asked = make("3, 10")
-    assert done.returncode and not asked and "Python 3.11 or newer" in done.stdout
 
 
 def test_a_changed_file_installs_again_and_a_date_to_come_only_once(make, tmp_path):

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from loading import ROOT
 from nbclient import NotebookClient
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted((ROOT / "book").glob("*.ipynb"))
 QUICK = [path for path in ALL if path.stem == "intro"]
 CHAPTERS = ALL if os.environ.get("CONVIT_EDU_ALL_CHAPTERS") else QUICK

@@ -527,6 +527,8 @@ def speed_verdict(cases: Iterable[Timed]) -> str:
 NOT_MEASURED = "not measured"
 # The verdicts in the order of the card, each with a sign: no verdict is told by its colour alone.
 SIGNS = {HOLDS: "✓", IN_PART: "◐", OPEN: "○", CONTRADICTED: "✗", BOUND: "–", NOT_MEASURED: "·"}
+# What the card says of a comparison, under which headings; nothing where it has none, and no heading where none has.
+FACTS = ("the paper", "here", "95 % interval", "seeds", "verdict", "corrected for all", "power for the paper's")
 
 
 def tested(scale: str = "laptop", folder: str | Path | None = None) -> dict[str, list[Part]]:
@@ -570,8 +572,14 @@ class Card:
 
     def facts(self, scale: str, name: str, part: Part) -> dict[str, str]:
         """What stands beside a comparison, by heading, without what it has not."""
-        found = {heading: words(self, scale, name, part) for heading, words in FACTS.items()}
-        return {heading: words for heading, words in found.items() if words}
+        said, chance = CLAIMS[name].difference(part.name), power_of(name, part)
+        facts = (
+            "" if said is None else signed(said, 1), difference(part), interval(part), str(part.found.n),
+            f"{SIGNS[part.verdict]} {part.verdict}",
+            "" if part.bound else corrected(self.recorded[scale])[name, part.name],
+            "" if chance is None else f"{100 * chance:.0f} %",
+        )  # fmt: skip
+        return {heading: words for heading, words in zip(FACTS, facts, strict=True) if words}
 
     def __str__(self) -> str:
         lines = ["Report card"]
@@ -608,32 +616,6 @@ def interval(part: Part) -> str:
     """The 95 % interval of a comparison, "" for a single seed."""
     ends = (signed(end, _digits(part)) for end in (part.found.low, part.found.high))
     return " to ".join(ends) if part.found.n > 1 else ""
-
-
-def _paper(card: Card, scale: str, name: str, part: Part) -> str:
-    said = CLAIMS[name].difference(part.name)
-    return "" if said is None else signed(said, 1)
-
-
-def _power(card: Card, scale: str, name: str, part: Part) -> str:
-    found = power_of(name, part)
-    return "" if found is None else f"{100 * found:.0f} %"
-
-
-def _corrected(card: Card, scale: str, name: str, part: Part) -> str:
-    return "" if part.bound else corrected(card.recorded[scale])[name, part.name]
-
-
-# What the card says of a comparison, by heading: "" where it has none, and no heading where none has.
-FACTS: dict[str, Callable[[Card, str, str, Part], str]] = {
-    "the paper": _paper,
-    "here": lambda card, scale, name, part: difference(part),
-    "95 % interval": lambda card, scale, name, part: interval(part),
-    "seeds": lambda card, scale, name, part: str(part.found.n),
-    "verdict": lambda card, scale, name, part: f"{SIGNS[part.verdict]} {part.verdict}",
-    "corrected for all": _corrected,
-    "power for the paper's": _power,
-}
 
 
 def card(folder: str | Path | None = None) -> Card:

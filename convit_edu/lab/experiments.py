@@ -188,14 +188,12 @@ class Grid:
 
     def search(self) -> list[Cell]:
         """Learning rates and starts: as many trials for every arm, scored on training images held out (a tenth)."""
-        scale = self.scale
-        shared = dict(fraction=scale.search_fraction, held_out=True, seeds=tuple(range(SEARCH_SEEDS)), evaluations=1)
         return [
             self.cell(
                 {"arm": arm, "lr": lr} | ({"gain": gain} if gain else {}), arm, lr=lr, init_gain=gain,
-                steps=scale.search_steps, **shared,
+                steps=self.scale.search_steps, **self._searched(SEARCH_SEEDS),
             )
-            for arm, lr, gain in trials(scale)
+            for arm, lr, gain in trials(self.scale)
         ]  # fmt: skip
 
     def sample_efficiency(self) -> list[Cell]:

@@ -127,18 +127,14 @@ def _check(run: dict) -> None:
         if "result" in run or not isinstance(run["error"], str):
             raise ValueError("a run has a result or an error")
         return
-    accuracy, by_step = run["result"]["accuracy"], run["history"]["accuracy"]
-    if not (0 <= accuracy <= 100 and run["meta"]["seconds"] >= 0 and _all_finite(run["history"]["loss"])):
+    accuracy, by_step, loss = run["result"]["accuracy"], run["history"]["accuracy"], run["history"]["loss"]
+    if not (0 <= accuracy <= 100 and run["meta"]["seconds"] >= 0 and loss and all(map(math.isfinite, loss))):
         raise ValueError("accuracy, seconds or loss is no possible number")
     steps = run["config"].recipe.steps
     if any(not 0 <= value <= 100 or not 0 < int(step) <= steps for step, value in by_step.items()):
         raise ValueError("history has an accuracy that cannot be")
     if by_step[str(steps)] != accuracy:
         raise ValueError(f"its accuracy is {accuracy}, and at the last step of its history {by_step[str(steps)]}")
-
-
-def _all_finite(values: list) -> bool:
-    return bool(values) and all(math.isfinite(value) for value in values)
 
 
 def write(folder: str | Path, config: RunConfig, seed: int, answer: dict) -> None:
