@@ -7,13 +7,11 @@ from torch import Tensor
 
 from ...attention import GPSA
 from ...model import ConViT, create_model
-from .verdict import NotYet, close, exercise, tensor
+from .verdict import NotYet, close, exercise, given, tensor
 
 
 def _same_number(answer: object, expected: int, reasons: dict[int, str], what: str) -> None:
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer} for {what}.")
-    if answer != expected:
+    if given(answer, f" for {what}") != expected:
         raise NotYet(f"for {what} you count {answer:,}, it is {expected:,}; {reasons.get(answer, 'go part by part.')}")
 
 
@@ -37,11 +35,8 @@ def check_gpsa_parameters(count: Callable[[int, int], int]) -> None:
 def check_token_counts(lengths: Callable[..., list[int]]) -> None:
     """A function (grid, depth, local_up_to_layer) -> tokens that enter each block."""
     for grid, depth, local in (((7, 7), 6, 4), ((4, 9), 3, 1), ((14, 14), 12, 0), ((3, 3), 5, 5)):
-        answer, patches = lengths(grid, depth, local), grid[0] * grid[1]
-        what = f"grid {grid}, {depth} blocks, {local} of them GPSA"
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer} for {what}.")
-        answer = list(answer)
+        what, patches = f"grid {grid}, {depth} blocks, {local} of them GPSA", grid[0] * grid[1]
+        answer = list(given(lengths(grid, depth, local), f" for {what}"))
         if len(answer) != depth:
             raise NotYet(f"for {what} you give {len(answer)} numbers; one a block is wanted.")
         expected = [patches + (local <= layer and local < depth) for layer in range(depth)]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...attention import SelfAttention
-from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
+from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tensor
 
 
 @exercise
@@ -34,9 +34,7 @@ def check_cut_patches(cut: Callable[[Tensor, int], Tensor]) -> None:
 def check_attention_cost(cost: Callable[[int, int], int]) -> None:
     """A function (N, D) -> multiplications in the matrix products of one self-attention layer."""
     for N, D in ((196, 192), (49, 72)):
-        answer, expected = cost(N, D), 4 * N * D**2 + 2 * N**2 * D
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}.")
+        answer, expected = given(cost(N, D)), 4 * N * D**2 + 2 * N**2 * D
         reasons = {
             3 * N * D**2 + 2 * N**2 * D: "W_out is a product, too.",
             4 * N * D**2 + N**2 * D: "there are two products of size N²: Q K^T, and A times the values.",
@@ -95,10 +93,8 @@ def check_look_right(maps: Callable[[tuple[int, int]], tuple[Tensor, Tensor]]) -
     """A function (grid) -> W_qry, W_key (N, N) by which a head attends to the right neighbour, if X is the identity."""
     for grid in ((3, 3), (2, 4)):
         N = grid[0] * grid[1]
-        answer = maps(grid)
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}.")
-        W_qry, W_key = (tensor(W, (N, N), name) for W, name in zip(answer, ("W_qry", "W_key"), strict=True))
+        answer = zip(given(maps(grid)), ("W_qry", "W_key"), strict=True)
+        W_qry, W_key = (tensor(W, (N, N), name) for W, name in answer)
         A = (W_qry @ W_key.T / N**0.5).softmax(-1)  # (N, N), for X = identity and d = N
         if not A.isfinite().all():
             raise NotYet("some attention is not a number: choose large scores, not infinite ones.")
