@@ -81,6 +81,10 @@ def test_a_page_may_hold_it(explorers, kind):
     assert not re.search("</script|<!--", explorer.parts, re.I)
     assert not re.search("<(input|select|button)", re.sub("(?s)<script.*?</script>", "", page))
     assert len(re.findall('role="status" aria-live="polite"', explorer.parts)) == 1
+    labels = re.findall("(?s)<label.*?</label>", explorer.parts)  # each control has one, and each says something
+    assert len(re.findall("<input|<select", "".join(labels))) == len(re.findall("<input|<select", explorer.parts))
+    said = [re.findall('aria-label="([^"]+)"', one) or re.sub("<select.*|<[^>]+>", "", one).strip() for one in labels]
+    assert all(said)
     grids = re.findall(r'role="grid" aria-label="([^"]+)"', explorer.parts)
     assert len(set(grids)) == len(grids) == {"positional": 3, "whole": 7, "layer": 5, "small": 2}[kind]
 
