@@ -7,28 +7,23 @@ from torch import Tensor
 
 from ...attention import GPSA
 from ...model import ConViT, create_model
-from .verdict import NotYet, close, exercise, given, tensor
-
-
-def _same_number(answer: object, expected: int, reasons: dict[int, str], what: str) -> None:
-    if given(answer, f" for {what}") != expected:
-        raise NotYet(f"for {what} you count {answer:,}, it is {expected:,}; {reasons.get(answer, 'go part by part.')}")
+from .verdict import NotYet, close, exercise, given, tell, tensor
 
 
 @exercise
 def check_gpsa_parameters(count: Callable[[int, int], int]) -> None:
     """A function (D, H) -> number of parameters of a GPSA layer without qkv bias."""
     for D, H in ((192, 4), (432, 9), (36, 1)):
-        expected = 4 * D**2 + D + 5 * H
-        reasons = {
-            4 * D**2 + D: "you have counted plain self-attention: pos_proj and the gates are missing.",
-            4 * D**2 + 5 * H: "the output projection has a bias.",
-            4 * D**2 + D + 4 * H: "pos_proj has a bias, and every head a gate: count both.",
-            4 * D**2 + D + 3 * H: "pos_proj has a bias, and every head has a gate.",
-            4 * D**2 + 4 * D + 5 * H: "queries, keys and values have no bias here.",
-            3 * D**2 + D + 5 * H: "there are four D x D maps: queries, keys, values and the output.",
-        }
-        _same_number(count(D, H), expected, reasons, f"D={D}, H={H}")
+        expected, what = 4 * D**2 + D + 5 * H, f"for D={D}, H={H}"
+        answer = given(count(D, H), f" {what}")
+        tell(answer, expected, {
+            "you have counted plain self-attention: pos_proj and the gates are missing": 4 * D**2 + D,
+            "the output projection has a bias": 4 * D**2 + 5 * H,
+            "pos_proj has a bias, and every head a gate: count both": 4 * D**2 + D + 4 * H,
+            "pos_proj has a bias, and every head has a gate": 4 * D**2 + D + 3 * H,
+            "queries, keys and values have no bias here": 4 * D**2 + 4 * D + 5 * H,
+            "there are four D x D maps: queries, keys, values and the output": 3 * D**2 + D + 5 * H,
+        }, f"{what} you count {answer:,}, it is {expected:,}; ", "go part by part")  # fmt: skip
 
 
 @exercise

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...attention import SelfAttention
-from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tensor
+from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tell, tensor
 
 
 @exercise
@@ -35,17 +35,15 @@ def check_attention_cost(cost: Callable[[int, int], int]) -> None:
     """A function (N, D) -> multiplications in the matrix products of one self-attention layer."""
     for N, D in ((196, 192), (49, 72)):
         answer, expected = given(cost(N, D)), 4 * N * D**2 + 2 * N**2 * D
-        reasons = {
-            3 * N * D**2 + 2 * N**2 * D: "W_out is a product, too.",
-            4 * N * D**2 + N**2 * D: "there are two products of size N²: Q K^T, and A times the values.",
-            4 * N * D**2: "Q K^T, and A times the values, are missing.",
-            2 * N**2 * D: "the four maps of every token, D x D each, are missing.",
-            2 * expected: "you count additions as well.",
-            4 * D**2 + 2 * N**2 * D: "every one of the N tokens goes through the four maps.",
-        }
-        if answer != expected:
-            reason = reasons.get(answer, "go product by product: (m, k) times (k, n) takes m k n.")
-            raise NotYet(f"for N={N}, D={D} you count {answer:,}, it is {expected:,}; {reason}")
+        tell(answer, expected, {
+            "W_out is a product, too": 3 * N * D**2 + 2 * N**2 * D,
+            "there are two products of size N²: Q K^T, and A times the values": 4 * N * D**2 + N**2 * D,
+            "Q K^T, and A times the values, are missing": 4 * N * D**2,
+            "the four maps of every token, D x D each, are missing": 2 * N**2 * D,
+            "you count additions as well": 2 * expected,
+            "every one of the N tokens goes through the four maps": 4 * D**2 + 2 * N**2 * D,
+        }, f"for N={N}, D={D} you count {answer:,}, it is {expected:,}; ",
+            "go product by product: (m, k) times (k, n) takes m k n")  # fmt: skip
 
 
 @exercise
