@@ -23,10 +23,6 @@ def drawing(request):
     return request.param, ET.parse(request.param).getroot()
 
 
-def test_there_are_drawings():
-    assert len(DRAWINGS) >= 6
-
-
 def test_it_has_a_title_and_a_description_of_its_own(drawing):
     path, root = drawing
     named = [root.find(f"{SVG}{tag}") for tag in ("title", "desc")]
@@ -53,37 +49,11 @@ def test_it_can_be_read_on_a_phone(drawing):
     assert min(sizes, default=wide) * 350 / wide >= 10
 
 
-def test_it_stands_in_a_chapter():
-    pages = "\n".join(path.read_text(encoding="utf-8") for path in NOTEBOOKS)
-    assert [path.name for path in DRAWINGS if f"_static/drawings/{path.name}" not in pages] == []
-
-
-def test_a_drawing_is_named_as_it_is_described():
-    """Figures show what is there: every drawing that a page names exists."""
-    for path in NOTEBOOKS:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        named = re.findall(r"_static/drawings/([\w-]+\.svg)", "\n".join(text(cell["source"]) for cell in cells))
-        assert [name for name in named if not (FOLDER / name).is_file()] == [], path.name
-
-
-def page(uri, builder="html"):
-    inline = runpy.run_path(str(ROOT / "book" / "_ext" / "drawings.py"))["inline"]
-    document = nodes.section("", nodes.image(uri=uri))
-    inline(SimpleNamespace(builder=SimpleNamespace(format=builder), srcdir=str(ROOT)), document, "page")
-    return document[0]
-
-
-def test_the_page_has_the_drawing_itself():
-    inside = page("book/_static/drawings/gate.svg")
-    assert isinstance(inside, nodes.raw) and inside["format"] == "html"
-    assert "<svg" in inside.astext() and 'class="drawing"' in inside.astext()
-
-
-def test_a_small_drawing_in_a_table_stands_in_a_line():
-    inline = runpy.run_path(str(ROOT / "book" / "_ext" / "drawings.py"))["inline"]
-    document = nodes.section("", nodes.paragraph("", "", nodes.image(uri="book/_static/drawings/small-race.svg")))
-    inline(SimpleNamespace(builder=SimpleNamespace(format="html"), srcdir=str(ROOT)), document, "page")
-    assert document[0][0].astext().startswith('<span class="drawing">')
+def test_drawings_and_pages_name_each_other():
+    """Every drawing stands in a page, and every drawing that a page names is there."""
+    cells = [cell for path in NOTEBOOKS for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    named = re.findall(r"_static/drawings/([\w-]+\.svg)", "\n".join(text(cell["source"]) for cell in cells))
+    assert set(named) == {path.name for path in DRAWINGS} and len(DRAWINGS) >= 6
 
 
 def test_small_drawings_are_small():
@@ -91,8 +61,24 @@ def test_small_drawings_are_small():
     assert small and max(path.stat().st_size for path in small) < 15_000
 
 
+def page(image, builder="html"):
+    """What the extension makes of it."""
+    inline = runpy.run_path(str(ROOT / "book" / "_ext" / "drawings.py"))["inline"]
+    document = nodes.section("", image)
+    inline(SimpleNamespace(builder=SimpleNamespace(format=builder), srcdir=str(ROOT)), document, "page")
+    return document[0]
+
+
+def test_the_page_has_the_drawing_itself():
+    inside = page(nodes.image(uri="book/_static/drawings/gate.svg"))
+    assert isinstance(inside, nodes.raw) and inside["format"] == "html"
+    assert "<svg" in inside.astext() and 'class="drawing"' in inside.astext()
+    line = page(nodes.paragraph("", "", nodes.image(uri="book/_static/drawings/small-race.svg")))  # in a table
+    assert line[0].astext().startswith('<span class="drawing">')
+
+
 @pytest.mark.parametrize(
     ("uri", "builder"), [("book/_static/gate.png", "html"), ("book/_static/drawings/gate.svg", "latex")]
 )
 def test_other_pictures_and_other_formats_are_left_alone(uri, builder):
-    assert isinstance(page(uri, builder), nodes.image)
+    assert isinstance(page(nodes.image(uri=uri), builder), nodes.image)

@@ -13,28 +13,31 @@ from PIL import Image
 from convit_edu.book import plots
 
 
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plots.plt.close("all")
+
+
 def test_maps_whose_last_row_is_not_full_have_a_colour_bar():
     figure = plots.maps([np.eye(3)] * 5, list("abcde"), columns=3, query=(1, 1))
     assert [axis.get_title() for axis in figure.axes[:5]] == list("abcde")
     assert len(figure.axes) == 6 and figure.axes[5].get_ylabel() == "attention"
     figure.canvas.draw()  # lays out, which is where a removed axis would fail
-    plots.plt.close(figure)
 
 
 def test_differences_without_an_interval_are_drawn_too():
     figure = plots.forest({"one seed": {"10 %": (2.0, float("nan"))}, "five": {"10 %": (1.0, 0.5)}}, "points")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["one seed", "five"]
     figure.canvas.draw()
-    plots.plt.close(figure)
-
-
-# --- how a notebook stores them
 
 
 def test_a_table_of_colours_has_a_bar_only_with_a_label():
     drawn = [plots.numbers([[1, 2]], ["r"], ["a", "b"], [["1", "2"]], "", "", label) for label in ("", "accuracy (%)")]
     assert [len(figure.axes) for figure in drawn] == [1, 2]
-    plots.plt.close("all")
+
+
+# --- how a notebook stores them
 
 
 def line(size=(5, 3)):
@@ -46,16 +49,13 @@ def heat():
 
 
 def test_the_same_figure_gives_the_same_svg_and_no_date_or_version():
-    pytest.importorskip("IPython")
     first, second = plots.as_svg(line()), plots.as_svg(line())
     assert first == second and "<metadata" not in first and "<!--" not in first
     assert re.search(r"<text[^>]*>optimiser steps</text>", first)  # letters, not outlines
     assert not re.search(r"=\"[^\"]*\d\.\d{3}", first)
-    plots.plt.close("all")
 
 
 def test_figures_of_marks_are_svg_and_heat_maps_png_at_twice_the_density():
-    pytest.importorskip("IPython")
     assert plots.as_png(line()) is None and plots.as_svg(heat()) is None
     content, size = plots.as_png(heat())
     picture = Image.open(io.BytesIO(base64.b64decode(content)))
@@ -63,7 +63,6 @@ def test_figures_of_marks_are_svg_and_heat_maps_png_at_twice_the_density():
     assert round(picture.info["dpi"][0]) == 200
     many = plots.curves({"a": (range(9), np.ones((1000, 9)))}, "x", "y")
     assert plots.as_svg(many) is None and plots.as_png(many)
-    plots.plt.close("all")
 
 
 @pytest.mark.slow
@@ -85,13 +84,6 @@ def test_a_kernel_stores_both(tmp_path):
     assert kinds == [{"image/svg+xml"}, {"image/svg+xml"}, {"image/png"}]
 
 
-@pytest.mark.parametrize("size", [(5, 3.2), (9, 3)])
-def test_letters_of_a_figure_are_legible_on_a_phone(size):
-    pytest.importorskip("IPython")
-    assert smallest_letters(plots.as_svg(line(size))) >= LEGIBLE
-    plots.plt.close("all")
-
-
 LEGIBLE, COLUMN = 8, 350  # pixels: the smallest letters, and the width of a picture on a phone 390 pixels wide
 
 
@@ -100,6 +92,11 @@ def smallest_letters(svg: str) -> float:
     width = float(re.search(r'viewBox="0 0 ([\d.]+)', svg)[1])
     words = re.sub(r"<tspan.*?</tspan>", "", svg, flags=re.S)  # exponents may be smaller
     return min(map(float, re.findall(r"font(?:-size)?: (?:\w+ )*([\d.]+)px", words))) * min(96 / 72, COLUMN / width)
+
+
+@pytest.mark.parametrize("size", [(5, 3.2), (9, 3)])
+def test_letters_of_a_figure_are_legible_on_a_phone(size):
+    assert smallest_letters(plots.as_svg(line(size))) >= LEGIBLE
 
 
 STORED = [

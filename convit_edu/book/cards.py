@@ -17,6 +17,7 @@ from ..lab.claims import CLAIMS, SIGNS, Card, Part
 
 KINDS = dict(zip(SIGNS, ("holds", "part", "open", "against", "none", "none")))  # a class of the style by verdict
 SPAN = (-20, 30)  # points of accuracy: what lies beyond is an arrow at the edge
+TICKS = range(-20, 31, 10)
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def _comparisons(card: Card, name: str, scale: str, parts: Iterable[Part], named
 # --- the forest plot
 
 
-def forest(card: Card, unit: str = "points", span: tuple[float, float] = SPAN) -> Shown:
-    """Every comparison in this unit: mean (dot), interval (line) and the paper's number (diamond), around 0.
+def forest(card: Card) -> Shown:
+    """Every comparison in points: mean (dot), interval (line) and the paper's number (diamond), around 0.
 
     Claims stand in the order of the card, a line for each scale at which they are recorded.
     """
     several = len(card.recorded) > 1
-    axis = _row("", [("", _axis(span), "")], several)
+    axis = _row("", [("", _axis(), "")], several)
     body, words = [], []
     for of, names in card.groups.items():
         rows = []
@@ -131,12 +132,12 @@ def forest(card: Card, unit: str = "points", span: tuple[float, float] = SPAN) -
             lines: dict[str, dict[str, Part]] = {}
             for scale, parts in card.found(name).items():
                 for part in parts:
-                    if part.unit == unit:
+                    if part.unit == "points":
                         lines.setdefault(part.name, {})[scale] = part
             for compared, by_scale in lines.items():
                 paper = CLAIMS[name].difference(compared)
                 marks = [paper] + [None] * len(by_scale)  # the paper's number once
-                bars = [(at, _bar(part, m, span), _mean(part, paper)) for (at, part), m in zip(by_scale.items(), marks)]
+                bars = [(at, _bar(part, m), _mean(part, paper)) for (at, part), m in zip(by_scale.items(), marks)]
                 rows.append(_row(f"<b>{name}</b> {_written(compared)}", bars, several))
                 words += [
                     f"  {name}  {compared}, {scale}: {claims.difference(part)}{_more(part, paper)}"
@@ -148,10 +149,10 @@ def forest(card: Card, unit: str = "points", span: tuple[float, float] = SPAN) -
         '<p class="key"><span><svg width="46" height="14" aria-hidden="true"><line x1="3" x2="43" y1="7" y2="7"/>'
         '<circle cx="23" cy="7" r="4.5"/></svg> here: mean and 95 % interval</span> <span><svg width="16" height="14" '
         f'aria-hidden="true"><path class="paper" transform="translate(8 7)" d="{DIAMOND}"/></svg> the paper</span> '
-        f"<span>(in {unit} of accuracy)</span></p>"
+        "<span>(in points of accuracy)</span></p>"
     )
     plot = "\n".join([key, axis, *body, axis])
-    return Shown("\n".join([f"Comparisons in {unit}", *words]), f'<div class="forest">\n{plot}\n</div>')
+    return Shown("\n".join(["Comparisons in points", *words]), f'<div class="forest">\n{plot}\n</div>')
 
 
 DIAMOND = "M0 -6L6 0L0 6L-6 0Z"
@@ -178,18 +179,14 @@ def _more(part: Part, paper: float | None) -> str:
     return f"{interval}, {part.verdict}" + (f"; the paper {paper:+.1f}" if paper is not None else "")
 
 
-def _place(value: float, span: tuple[float, float]) -> float:
+def _place(value: float) -> float:
     """Where a value stands, in per cent of the axis, within its ends."""
-    low, high = span
+    low, high = SPAN
     return round(100 * min(max((value - low) / (high - low), 0), 1), 2)
 
 
-def _ticks(span: tuple[float, float]) -> list[int]:
-    return [tick for tick in range(-100, 101, 10) if span[0] <= tick <= span[1]]
-
-
-def _axis(span: tuple[float, float]) -> str:
-    places = {tick: _place(tick, span) for tick in _ticks(span)}
+def _axis() -> str:
+    places = {tick: _place(tick) for tick in TICKS}
     anchor = {0.0: "start", 100.0: "end"}
     ticks = "".join(
         f'<text x="{place}%" y="13" text-anchor="{anchor.get(place, "middle")}">'
@@ -199,22 +196,22 @@ def _axis(span: tuple[float, float]) -> str:
     return f'<svg class="axis" width="100%" height="18" aria-hidden="true">{ticks}</svg>'
 
 
-def _bar(part: Part, paper: float | None, span: tuple[float, float]) -> str:
+def _bar(part: Part, paper: float | None) -> str:
     found = part.found
     low, high = (found.low, found.high) if math.isfinite(found.half) else (found.mean, found.mean)
     grid = "".join(
-        f'<line class="{"zero" if not tick else "tick"}" x1="{(x := _place(tick, span))}%" x2="{x}%" y1="0" y2="22"/>'
-        for tick in _ticks(span)
+        f'<line class="{"zero" if not tick else "tick"}" x1="{(x := _place(tick))}%" x2="{x}%" y1="0" y2="22"/>'
+        for tick in TICKS
     )
-    drawn = f'<line x1="{_place(low, span)}%" x2="{_place(high, span)}%" y1="11" y2="11"/>'
-    for end, inward in ((low < span[0], 1), (high > span[1], -1)):
+    drawn = f'<line x1="{_place(low)}%" x2="{_place(high)}%" y1="11" y2="11"/>'
+    for end, inward in ((low < SPAN[0], 1), (high > SPAN[1], -1)):
         edge = "0%" if inward == 1 else "100%"
         drawn += _at(edge, f'<path class="head" d="M{7 * inward} -5L0 0L{7 * inward} 5"/>') * end
-    if span[0] <= found.mean <= span[1]:
-        drawn += f'<circle cx="{_place(found.mean, span)}%" cy="11" r="4.5"/>'
+    if SPAN[0] <= found.mean <= SPAN[1]:
+        drawn += f'<circle cx="{_place(found.mean)}%" cy="11" r="4.5"/>'
     if paper is not None:
-        beyond = paper > span[1]
-        drawn += _at(f"{_place(paper, span)}%", f'<path class="paper" d="{DIAMOND}"/>') * (not beyond)
+        beyond = paper > SPAN[1]
+        drawn += _at(f"{_place(paper)}%", f'<path class="paper" d="{DIAMOND}"/>') * (not beyond)
         drawn += f'<text class="paper" x="100%" dx="-4" y="9" text-anchor="end">◇ {paper:+.1f} →</text>' * beyond
     return f'<svg class="{KINDS[part.verdict]}" width="100%" height="22" aria-hidden="true">{grid}{drawn}</svg>'
 

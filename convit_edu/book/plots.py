@@ -96,9 +96,12 @@ def array(values) -> np.ndarray:
 def _axes(size: tuple[float, float], rows: int = 1, columns: int = 1, **options):
     """A figure of at most `WIDE` inches and the axes of its panels (rows, columns), on a white ground."""
     size = (min(size[0], WIDE), size[1])
-    return plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", facecolor="white", **options
-    )  # fmt: skip
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", facecolor="white", **options)
+
+
+def _colour(name: str) -> str | None:
+    """The colour of the palette entry that a name begins with."""
+    return next((colour for key, colour in COLOURS.items() if name.startswith(key)), None)
 
 
 def _wrapped(texts: Sequence[str], width: int) -> list[str]:
@@ -160,8 +163,7 @@ def maps(
     for axis in axes.flat[places:]:
         axis.remove()
     for axis, title in zip(axes.flat, titles):
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set(xticks=[], yticks=[])
         axis.set_title(title, fontsize=letters)
     if picture is not None:
         _framed(axes.flat[0], array(picture), query, panels[0].shape)
@@ -183,9 +185,7 @@ def _framed(axis, picture: np.ndarray, query: tuple[int, int] | None, grid: tupl
         axis.add_patch(Rectangle(corner, wide, high, fill=False, edgecolor="#E69F00", linewidth=2))
 
 
-def curves(
-    series: Mapping[str, tuple], xlabel: str, ylabel: str, band: bool = True, log: str = "", size=(5, 3.2)
-) -> Figure:
+def curves(series: Mapping[str, tuple], xlabel: str, ylabel: str, log: str = "", size=(5, 3.2)) -> Figure:
     """Lines by name: each is (x, y) with y (points,) or (runs, points); for several runs the mean and every run.
 
     A name that begins with a palette entry ("ConViT, 4 heads") takes its colour; others take what is left.
@@ -195,17 +195,11 @@ def curves(
     figure, ((axis,),) = _axes(size)
     for name, (x, y) in series.items():
         x, y = array(x), np.atleast_2d(array(y))
-        colour = next((value for key, value in COLOURS.items() if name.startswith(key)), None) or next(left)
-        (line,) = axis.plot(x, y.mean(0), marker="o", markersize=4, label=name, color=colour)
-        if band and len(y) > 1:
-            for run in y:
-                axis.plot(x, run, linewidth=0.8, alpha=0.4, color=line.get_color())
-    if "x" in log:
-        axis.set_xscale("log")
-    if "y" in log:
-        axis.set_yscale("log")
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
+        colour = _colour(name) or next(left)
+        axis.plot(x, y.mean(0), marker="o", markersize=4, label=name, color=colour)
+        for run in y if len(y) > 1 else ():
+            axis.plot(x, run, linewidth=0.8, alpha=0.4, color=colour)
+    axis.set(xlabel=xlabel, ylabel=ylabel, **{f"{which}scale": "log" for which in log})
     axis.grid(alpha=0.3)
     key(axis)
     return figure
@@ -269,8 +263,7 @@ def numbers(values, rows: Sequence[str], columns: Sequence[str], words, xlabel: 
         axis.text(column, row, words[row][column], ha="center", va="center", color=ink)
     axis.set_xticks(range(len(columns)), columns)
     axis.set_yticks(range(len(rows)), rows)
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
+    axis.set(xlabel=xlabel, ylabel=ylabel)
     if label:
         figure.colorbar(image, ax=axis, label=label)
     return figure
@@ -306,16 +299,14 @@ def intervals(
             )  # fmt: skip
         if zero:
             axis.axhline(0, color="black", linestyle="--", linewidth=0.8)
-        if "x" in log:
-            axis.set_xscale("log")
+        axis.set(**{f"{which}scale": "log" for which in log})
         if len(points) > 5 and "x" in log:
             round_numbers = [m * 10.0**e for e in range(-3, 7) for m in (1, 2, 5)]
             points = [point for point in round_numbers if points[0] <= point <= points[-1]]
         if len(points) < 8:  # few enough to be named
             axis.set_xticks(points, [f"{point:g}" for point in points])
             axis.set_xticks([], minor=True)
-        axis.set_title(title)
-        axis.set_xlabel(xlabel)
+        axis.set(title=title, xlabel=xlabel)
         axis.grid(alpha=0.3)
         if not alike:
             columns = _columns(list(lines), figure.get_figwidth() / len(panels) - 0.3)
@@ -349,14 +340,13 @@ def small_multiples(
         shades = plt.get_cmap(HEAT)(np.linspace(0, 0.85, len(lines)))
         for (name, (x, y)), shade in zip(lines.items(), shades):
             x, y = array(x), np.atleast_2d(array(y))
-            colour = next((value for key, value in COLOURS.items() if name.startswith(key)), shade)
+            colour = _colour(name) or shade
             axis.plot(x, y.T, color=colour, linewidth=0.7, alpha=0.4 * (len(y) > 1))
             drawn[name] = axis.plot(x, y.mean(0), color=colour, marker="o", markersize=3.5, linewidth=2, label=name)[0]
         if reference is not None:
             label, value = reference
             drawn[label] = axis.axhline(value, color=COLOURS["reference"], linestyle="--", label=label)
-        axis.set_title(title)
-        axis.set_xlabel(xlabel)
+        axis.set(title=title, xlabel=xlabel)
         axis.locator_params(axis="x", nbins=5)
         axis.tick_params(labelbottom=True)
         axis.grid(alpha=0.3)

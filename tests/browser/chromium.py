@@ -1,9 +1,7 @@
 """The built book in Chromium, cut off from the network: what one visit to each page finds."""
 
-import functools
 import os
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 SITE = Path(__file__).resolve().parents[2] / "_build" / "html"
@@ -57,6 +55,11 @@ PALE_CODE = """() => {
   return Object.entries(pale).filter(([_, ratio]) => ratio < 4.5).map(([key, ratio]) => `${key}: ${ratio.toFixed(2)}`);
 }"""
 
+# Pictures keep their colours in dark mode.
+CHANGED = """() => [...document.querySelectorAll("article :is(img, canvas)")].map(getComputedStyle)
+  .map(({ filter, opacity, mixBlendMode }) => [filter, opacity, mixBlendMode].join())
+  .filter(style => style !== "none,1,normal")"""
+
 UNFOLD = """() => {
   document.querySelectorAll("article details").forEach(fold => fold.open = true);
   document.querySelectorAll("article .toggle-hidden button.toggle-button").forEach(button => button.click());
@@ -71,24 +74,6 @@ def executable() -> str | None:
     """Debian's Chromium, or the one that CHROMIUM names."""
     names = [os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome"]
     return next((found for found in map(shutil.which, filter(None, names)) if found), None)
-
-
-@dataclass
-class Visit:
-    """What was found on one page, opened from its file."""
-
-    errors: list[str] = field(default_factory=list)  # of the console, of scripts, of what could not be loaded
-    foreign: list[str] = field(default_factory=list)  # addresses asked for beside the book's own files
-    formulas: int = 0  # in the page's source
-    rendered: int = 0  # by MathJax
-    broken: int = 0  # formulas that MathJax shows as an error
-    raw: list[str] = field(default_factory=list)
-    themes: list[str] = field(default_factory=list)
-    filters: list[str] = field(default_factory=list)  # on pictures in dark mode
-    violations: dict[str, list[tuple[str, str, str]]] = field(default_factory=dict)  # theme: (rule, selector, why)
-    pale: dict[str, list[str]] = field(default_factory=dict)  # theme: colours of code that are hard to read
-    wider: int = 0  # pixels by which the page is wider than a phone
-    spills: list[str] = field(default_factory=list)
 
 
 def listen(page, errors: list[str], foreign: list[str], own: tuple[str, ...] = ("file:", "data:", "blob:")) -> None:
@@ -124,39 +109,34 @@ def dark(page) -> None:
     page.wait_for_timeout(50)
 
 
-def visit(browser, path: Path) -> Visit:
-    """Open a page from its file, unfold it, look at it in light, in dark and on a phone."""
+def visit(browser, path: Path) -> dict[str, object]:
+    """Open a page from its file, unfold it, look at it in light, in dark and on a phone: what is wrong, by name."""
     context = browser.new_context(viewport=DESK, color_scheme="light", reduced_motion="reduce")
-    found = Visit()
+    errors, foreign, wrong = [], [], {}
     context.route("**/*", lambda route: route.continue_() if route.request.url.startswith("file:") else route.abort())
     page = context.new_page()
-    listen(page, found.errors, found.foreign)
+    listen(page, errors, foreign)
     page.goto(path.as_uri())
     settled(page)
-    found.formulas = page.evaluate("() => document.querySelectorAll('span.math, div.math').length")
-    found.rendered = page.evaluate("() => document.querySelectorAll('.math mjx-container').length")
-    found.broken = page.evaluate("() => document.querySelectorAll('mjx-merror, [data-mjx-error]').length")
-    found.raw = page.evaluate(RAW_MATHEMATICS)
+    formulas, rendered, broken = (
+        page.locator(of).count()
+        for of in ("span.math, div.math", ".math mjx-container", "mjx-merror, [data-mjx-error]")
+    )
+    wrong["mathematics"] = page.evaluate(RAW_MATHEMATICS) + [f"{rendered} of {formulas}"] * (rendered != formulas)
+    wrong["broken formulas"] = broken
     page.evaluate(UNFOLD)
     page.wait_for_function(REACHABLE, timeout=10_000)
     page.add_style_tag(content="*, *::before, *::after { transition: none !important }")
-    found.themes.append(page.evaluate("() => document.documentElement.dataset.theme"))
-    found.violations["light"] = violations(page) + violations(page, ["scrollable-region-focusable"], code=True)
-    found.pale["light"] = page.evaluate(PALE_CODE)
+    theme = "() => document.documentElement.dataset.theme"
+    wrong["theme"] = [page.evaluate(theme)] * (page.evaluate(theme) != "light")
+    wrong["light"] = violations(page) + violations(page, ["scrollable-region-focusable"], code=True)
+    wrong["pale code in light"] = page.evaluate(PALE_CODE)
     page.set_viewport_size(PHONE)
-    found.wider = page.evaluate("() => document.documentElement.scrollWidth - innerWidth")
-    found.spills = page.evaluate(SPILLS)
+    wrong["pixels wider than a phone"] = max(0, page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+    wrong["out of the phone"] = page.evaluate(SPILLS)
     page.set_viewport_size(DESK)
     dark(page)
-    found.themes.append(page.evaluate("() => document.documentElement.dataset.theme"))
-    filters = "() => [...document.querySelectorAll('article :is(img, canvas)')].map(e => getComputedStyle(e).filter)"
-    found.filters = [value for value in page.evaluate(filters) if value != "none"]
-    found.violations["dark"], found.pale["dark"] = violations(page, RULES_OF_COLOUR), page.evaluate(PALE_CODE)
+    wrong["pictures changed in dark"] = page.evaluate(CHANGED)
+    wrong["dark"], wrong["pale code in dark"] = violations(page, RULES_OF_COLOUR), page.evaluate(PALE_CODE)
     context.close()
-    return found
-
-
-@functools.cache
-def visited(browser, path: Path) -> Visit:
-    """Each page is visited once; each test looks at one thing found."""
-    return visit(browser, path)
+    return {what: found for what, found in (wrong | {"errors": errors, "foreign": foreign}).items() if found}

@@ -1,9 +1,5 @@
 """Chromium and the built book for the tests of this folder; without Chromium they skip and say so."""
 
-import functools
-import http.server
-import threading
-
 import chromium
 import pytest
 
@@ -38,18 +34,3 @@ def new_page(browser):
     yield opened
     for context in contexts:
         context.close()
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture(scope="session")
-def address():
-    """The book behind a web server on this machine."""
-    handler = functools.partial(Quiet, directory=str(chromium.SITE))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()

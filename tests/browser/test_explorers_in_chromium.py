@@ -77,15 +77,7 @@ class Explorer:
         assert float(slider.input_value()) == pytest.approx(value)
 
     def choose(self, name, text):
-        """An entry of a list, by typing it."""
-        entry = self.control(name)
-        entry.focus()
-        entry.press("Home")
-        for _ in range(30):
-            if entry.evaluate("list => list.selectedOptions[0].text") == text:
-                return
-            entry.press("ArrowDown")
-        raise AssertionError(f"{name} has no entry {text!r} that can be chosen")
+        self.control(name).select_option(label=text)
 
     def cell(self, grid, number):
         return self.root.locator("[role=grid]").nth(grid).locator("[role=gridcell]").nth(number)
@@ -107,8 +99,8 @@ class Explorer:
         return self.root.evaluate(f"root => {{ const n = root.explorer.numbers; return {call}; }}")
 
 
-def near(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+def near(found, wanted, tolerance=1e-6):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
 
 
 # --- loading
@@ -263,13 +255,14 @@ def images():
 
 
 @torch.no_grad()
-def logits(models, image, gates=None):
+def logits(models, image, gates=None, positions=True):
     """What the models answer; gates (3, 9) of the first."""
     found = []
-    for model in models:
-        model = networks.rounded(model)
+    for model in map(networks.rounded, models):  # copies
         for layer, line in zip(locality.gpsa_layers(model), gates if gates is not None else ()):
             layer.gating_param.copy_(torch.logit(torch.as_tensor(line)))
+        if not positions:
+            model.pos_embed.zero_()
         found.append(model(image)[0].numpy())
     return np.stack(found)
 
@@ -278,7 +271,7 @@ def test_answers_follow_gates_positions_patches_and_pictures(opened, models, ima
     explorer = Explorer(opened, "network", FORMS.index("whole"))
     learned = locality.gates(models[0]).double().numpy()
     near(explorer.values()["gates"], learned)
-    np.testing.assert_allclose(explorer.values()["logits"], logits(models, images[5:6]), atol=1e-4)
+    near(explorer.values()["logits"], logits(models, images[5:6]), 1e-4)
     gates = learned.copy()
     for scope, part, keys, gate in (("this head", (2, 5), "Home", 0.0), ("this layer", (2,), "End", 1.0),
                                     ("all layers", (), "Home", 0.0)):  # fmt: skip
@@ -286,27 +279,22 @@ def test_answers_follow_gates_positions_patches_and_pictures(opened, models, ima
         explorer.control("gate").press(keys)
         gates[part] = gate
         near(explorer.values()["gates"], gates)
-        np.testing.assert_allclose(explorer.values()["logits"], logits(models, images[5:6], gates), atol=1e-4)
+        near(explorer.values()["logits"], logits(models, images[5:6], gates), 1e-4)
     explorer.root.get_by_role("button", name="gates as trained").press("Enter")
     near(explorer.values()["gates"], learned)
     explorer.control("zero").press("Space")
-    for model in models:
-        model.pos_embed.data, kept = torch.zeros_like(model.pos_embed), model.pos_embed.data
-        model.kept = kept
-    np.testing.assert_allclose(explorer.values()["logits"], logits(models, images[5:6]), atol=1e-4)
-    for model in models:
-        model.pos_embed.data = model.kept
+    near(explorer.values()["logits"], logits(models, images[5:6], positions=False), 1e-4)
     explorer.control("zero").press("Space")
     explorer.slide("x", 1)
     rolled = torch.roll(images[5:6], 4, dims=3)
-    np.testing.assert_allclose(explorer.values()["logits"], logits(models, rolled), atol=1e-4)
+    near(explorer.values()["logits"], logits(models, rolled), 1e-4)
     explorer.choose("shuffle", "shuffled")
     order = explorer.values()["order"]
     assert sorted(order) == list(range(49)) and len({*order[:7] - np.arange(7)}) > 2
     explorer.choose("shuffle", "in order")
     explorer.slide("x", 0)
     explorer.root.locator("[name=picture]:checked").press("ArrowRight")
-    np.testing.assert_allclose(explorer.values()["logits"], logits(models, images[6:7]), atol=1e-4)
+    near(explorer.values()["logits"], logits(models, images[6:7]), 1e-4)
     assert explorer.root.locator(".answers tr.true th").inner_text() == "Shirt"
     assert "This is: Shirt" in explorer.root.locator(".saying").inner_text()
 
@@ -325,14 +313,14 @@ def test_every_head_is_seen_and_chosen(opened, models, images):
     assert explorer.said.startswith("Layer 3, head 5.")
     explorer.walk(0, "ArrowUp")
     query = 2 * 7 + 3
-    np.testing.assert_allclose(explorer.values()["mixed"], weights[2][0, 4, query], atol=1e-4)
-    np.testing.assert_allclose(explorer.values()["other"], other[2][0, 4, 1 + query, 1:], atol=1e-4)
+    near(explorer.values()["mixed"], weights[2][0, 4, query], 1e-4)
+    near(explorer.values()["other"], other[2][0, 4, 1 + query, 1:], 1e-4)
     most = divmod(weights[2][0, 4, query].argmax().item(), 7)
     label = board.nth(2 * 9 + 4).get_attribute("aria-label")
     assert label == f"layer 3, head 5, mixed: most at row {most[0] + 1}, column {most[1] + 1}"
     explorer.choose("layer", "4")
     explorer.choose("asks", "the class token")
-    np.testing.assert_allclose(explorer.values()["mixed"], weights[3][0, 4, 0, 1:], atol=1e-4)
+    near(explorer.values()["mixed"], weights[3][0, 4, 0, 1:], 1e-4)
     assert "Query the class token" in explorer.said and "plain self-attention" in explorer.root.inner_text()
 
 
@@ -340,7 +328,7 @@ def test_back_through_training(opened, images):
     explorer = Explorer(opened, "network", FORMS.index("whole"))
     explorer.slide("step", 3)
     before = [networks.rounded(records.checkpoint(arm, step=600)) for arm in ("convit", "deit")]
-    np.testing.assert_allclose(explorer.values()["logits"], logits(before, images[5:6]), atol=1e-4)
+    near(explorer.values()["logits"], logits(before, images[5:6]), 1e-4)
     assert "after 600 steps" in explorer.root.inner_text()
 
 
@@ -397,12 +385,12 @@ def test_one_layer_and_the_small_form(opened, models, images):
     layer.choose("layer", "1")
     layer.choose("scope", "this layer")
     layer.control("gate").press("Home")
-    np.testing.assert_allclose(layer.values()["mixed"], layer.values()["content"], atol=1e-7)
+    near(layer.values()["mixed"], layer.values()["content"], 1e-7)
     small = Explorer(opened, "network", FORMS.index("small"))
     with torch.no_grad(), locality.forced_gates(models[0], 1):
         wanted = models[0](images[5:6])
     small.control("wide").press("Home")
-    np.testing.assert_allclose(small.values()["logits"], wanted, atol=1e-4)
+    near(small.values()["logits"], wanted, 1e-4)
     assert "This is: Sandal. ConViT says Sneaker" in small.said and small.said.endswith("Gate 1.00.")
 
 

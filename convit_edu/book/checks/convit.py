@@ -7,41 +7,31 @@ from torch import Tensor
 
 from ...attention import GPSA
 from ...model import ConViT, create_model
-from .verdict import NotYet, close, exercise, tensor
-
-
-def _same_number(answer: object, expected: int, reasons: dict[int, str], what: str) -> None:
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer} for {what}.")
-    if answer != expected:
-        raise NotYet(f"for {what} you count {answer:,}, it is {expected:,}; {reasons.get(answer, 'go part by part.')}")
+from .verdict import NotYet, close, exercise, given, tell, tensor
 
 
 @exercise
 def check_gpsa_parameters(count: Callable[[int, int], int]) -> None:
     """A function (D, H) -> number of parameters of a GPSA layer without qkv bias."""
     for D, H in ((192, 4), (432, 9), (36, 1)):
-        expected = 4 * D**2 + D + 5 * H
-        reasons = {
-            4 * D**2 + D: "you have counted plain self-attention: pos_proj and the gates are missing.",
-            4 * D**2 + 5 * H: "the output projection has a bias.",
-            4 * D**2 + D + 4 * H: "pos_proj has a bias, and every head a gate: count both.",
-            4 * D**2 + D + 3 * H: "pos_proj has a bias, and every head has a gate.",
-            4 * D**2 + 4 * D + 5 * H: "queries, keys and values have no bias here.",
-            3 * D**2 + D + 5 * H: "there are four D x D maps: queries, keys, values and the output.",
-        }
-        _same_number(count(D, H), expected, reasons, f"D={D}, H={H}")
+        expected, what = 4 * D**2 + D + 5 * H, f"for D={D}, H={H}"
+        answer = given(count(D, H), f" {what}")
+        tell(answer, expected, {
+            "you have counted plain self-attention: pos_proj and the gates are missing": 4 * D**2 + D,
+            "the output projection has a bias": 4 * D**2 + 5 * H,
+            "pos_proj has a bias, and every head a gate: count both": 4 * D**2 + D + 4 * H,
+            "pos_proj has a bias, and every head has a gate": 4 * D**2 + D + 3 * H,
+            "queries, keys and values have no bias here": 4 * D**2 + 4 * D + 5 * H,
+            "there are four D x D maps: queries, keys, values and the output": 3 * D**2 + D + 5 * H,
+        }, f"{what} you count {answer:,}, it is {expected:,}; ", "go part by part")  # fmt: skip
 
 
 @exercise
 def check_token_counts(lengths: Callable[..., list[int]]) -> None:
     """A function (grid, depth, local_up_to_layer) -> tokens that enter each block."""
     for grid, depth, local in (((7, 7), 6, 4), ((4, 9), 3, 1), ((14, 14), 12, 0), ((3, 3), 5, 5)):
-        answer, patches = lengths(grid, depth, local), grid[0] * grid[1]
-        what = f"grid {grid}, {depth} blocks, {local} of them GPSA"
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer} for {what}.")
-        answer = list(answer)
+        what, patches = f"grid {grid}, {depth} blocks, {local} of them GPSA", grid[0] * grid[1]
+        answer = list(given(lengths(grid, depth, local), f" for {what}"))
         if len(answer) != depth:
             raise NotYet(f"for {what} you give {len(answer)} numbers; one a block is wanted.")
         expected = [patches + (local <= layer and local < depth) for layer in range(depth)]

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ...positions import patch_distances, positional_scores
-from .verdict import NotYet, diagnose, exercise, random_tensor, tensor
+from .verdict import NotYet, diagnose, exercise, given, random_tensor, tensor
 
 
 @exercise
@@ -134,8 +134,6 @@ def check_is_separable(is_separable: Callable[[Tensor, tuple[int, int]], bool]) 
          "a softmax over distance is only close to it."),
     ]  # fmt: skip
     for attention, grid, truth, why in examples:
-        answer = is_separable(attention, grid)
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}; say True or False.")
+        answer = given(is_separable(attention, grid), "; say True or False")
         if bool(answer) != truth:
             raise NotYet(f"you say {bool(answer)} where it is {truth}: {why}")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...beyond.cost import multiply_adds
 from ...beyond.recast import PatchCNN, recast
 from ...positions import kernel_centres
-from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
+from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tell, tensor
 
 
 def _random_conv(dim: int = 4, seed: int = 0) -> nn.Conv2d:
@@ -75,10 +75,7 @@ def check_least_width(least: Callable[[Tensor], int]) -> None:
         taps = torch.stack([
             random_tensor(k, D, r) @ random_tensor(k + 20, r, D) for k, r in enumerate(rank.tolist())
         ])  # fmt: skip
-        answer = least(taps.clone())
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}.")
-        answer, right = int(answer), int(rank.max())
+        answer, right = int(given(least(taps.clone()))), int(rank.max())
         if answer == right:
             continue
         if answer == -(-D // 9):
@@ -120,22 +117,13 @@ def check_relax_steps(steps: Callable[[PatchCNN, object, int, int], int]) -> Non
     """A function (cnn, recast, steps as a CNN, steps after) -> steps from scratch for as many multiply-adds."""
     cnn = PatchCNN(img_size=12, patch_size=4, embed_dim=18, depth=2, num_classes=3)
     model = recast(cnn)
-    answer = steps(cnn, model, 600, 300)
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer}.")
+    answer = given(steps(cnn, model, 600, 300))
     as_cnn, as_gpsa = multiply_adds(cnn), multiply_adds(model)
     right = (600 * as_cnn + 300 * as_gpsa) / as_gpsa
-    wrong = {
-        900: "this counts steps; a step of the CNN costs less than a step of the ConViT.",
-        (600 * as_cnn + 300 * as_gpsa) / as_cnn: "these are steps of a CNN; divide by the cost of a ConViT's step.",
-        600 * as_cnn / as_gpsa: "this is the CNN's part alone; the steps after the recast cost, too.",
-        (600 * as_gpsa + 300 * as_cnn) / as_gpsa: "the CNN comes first: 600 steps of it, and 300 after the recast.",
-    }
-    if abs(float(answer) - right) <= 1:
-        return
-    for value, words in wrong.items():
-        if abs(float(answer) - value) <= 1:
-            raise NotYet(words)
-    raise NotYet(f"600 steps of the CNN and 300 of the recast network are worth {right:.0f} steps, not {answer}.")
-
-
+    otherwise = f"600 steps of the CNN and 300 of the recast network are worth {right:.0f} steps, not {answer}"
+    tell(float(answer), right, {
+        "this counts steps; a step of the CNN costs less than a step of the ConViT": 900,
+        "these are steps of a CNN; divide by the cost of a ConViT's step": right * as_gpsa / as_cnn,
+        "this is the CNN's part alone; the steps after the recast cost, too": 600 * as_cnn / as_gpsa,
+        "the CNN comes first: 600 steps of it, and 300 after the recast": 600 + 300 * as_cnn / as_gpsa,
+    }, otherwise=otherwise, within=1)  # fmt: skip

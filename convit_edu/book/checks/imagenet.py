@@ -4,17 +4,14 @@ from collections.abc import Callable
 
 import torch
 
-from .verdict import NotYet, exercise, tell
+from .verdict import NotYet, exercise, given, tell
 
 
 @exercise
 def check_cost(cost: Callable[..., tuple]) -> None:
     """A function (images, epochs, rate, gpus, watts) -> hours and kilowatt-hours."""
     images, epochs, rate, gpus, watts = 720_000, 10, 500.0, 4, 250.0
-    answer = cost(images, epochs, rate, gpus, watts)
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer}.")
-    hours, energy = (float(part) for part in answer)
+    hours, energy = (float(part) for part in given(cost(images, epochs, rate, gpus, watts)))
     right = images * epochs / (rate * gpus) / 3600
     tell(hours, right, {
         "these are seconds; an hour has 3600": right * 3600, "these are minutes": right * 60,
@@ -34,10 +31,7 @@ def check_group_order(order: Callable[[int, int, int, int, int], object]) -> Non
         shuffled = torch.randperm(images, generator=torch.Generator().manual_seed(epoch))
         copies, length = shuffled.repeat_interleave(repeats), -(-images // groups)
         for group in range(groups):
-            answer = order(images, groups, repeats, epoch, group)
-            if answer is None or answer is ...:
-                raise NotYet(f"the function returned {answer}.")
-            answer = [int(index) for index in answer]
+            answer = [int(index) for index in given(order(images, groups, repeats, epoch, group))]
             strided = copies[group::groups].tolist()
             if answer == strided[:length]:
                 continue

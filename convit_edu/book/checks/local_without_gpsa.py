@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
+from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tensor
 
 
 @exercise
@@ -48,9 +48,7 @@ def check_interaction(interaction: Callable[[Runs, Runs, Runs, Runs], Runs]) -> 
     """
     values = (60 + 5 * random_tensor(0, 4, 3)).tolist()
     deit, deit_taught, convit, convit_taught = ({s: v for s, v in zip((0, 1, 2), row)} for row in values)
-    answer = interaction(deit, deit_taught, convit, convit_taught)
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer}.")
+    answer = given(interaction(deit, deit_taught, convit, convit_taught))
     if not isinstance(answer, Mapping):
         raise NotYet("keep one value a seed, in a dict: an interval needs them.")
     if set(answer) != {0, 1, 2}:

@@ -1,5 +1,6 @@
 """Checks for the exercises of chapter 08: looking inside."""
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,7 @@ from ...locality import attention_distance, gpsa_layers, nonlocality
 from ...model import ConViT
 from ...positions import Grid, relative_positions
 from ...train import Recipe
-from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
+from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tensor
 
 
 @exercise
@@ -137,25 +138,21 @@ def check_mask_content(masked: Callable[[ConViT, Tensor, int], Tensor]) -> None:
 def check_is_shortcut(is_shortcut: Callable[..., bool]) -> None:
     """A function (measure, model, images) -> whether measure(model, images) -> (L,) ignores what enters a layer."""
     images = random_tensor(1, 4, 1, 12, 12)
-    for local in (3, 0):
-        for shortcut in (False, True):
-            for relative in (False, True):
-                model = _local_model(local + 1, local)
-                before = {name: value.clone() for name, value in model.state_dict().items()}
+    for local, shortcut, relative in itertools.product((3, 0), (False, True), (False, True)):
+        model = _local_model(local + 1, local)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
 
-                def measure(model: ConViT, images: Tensor) -> Tensor:
-                    found = nonlocality(model, images, shortcut=shortcut)  # noqa: B023
-                    return (found.relative if relative else found.distance).mean(1)  # noqa: B023
+        def measure(model: ConViT, images: Tensor) -> Tensor:
+            found = nonlocality(model, images, shortcut=shortcut)  # noqa: B023
+            return (found.relative if relative else found.distance).mean(1)  # noqa: B023
 
-                answer = is_shortcut(measure, model, images)
-                if answer is None or answer is ...:
-                    raise NotYet(f"the function returned {answer}.")
-                if bool(answer) != shortcut:
-                    raise NotYet(
-                        "you call the true measure a shortcut. Change something that a layer's true input depends on, "
-                        "and that the layer itself does not hold." if answer else
-                        "you call the shortcut true. It depends on the image, on the patch embedding and on each "
-                        "layer's own weights as well: change something else."
-                    )  # fmt: skip
-                if any(not torch.equal(value, before[name]) for name, value in model.state_dict().items()):
-                    raise NotYet("the answer is right, but the model is left changed; put back what you changed.")
+        answer = given(is_shortcut(measure, model, images))
+        if bool(answer) != shortcut:
+            raise NotYet(
+                "you call the true measure a shortcut. Change something that a layer's true input depends on, "
+                "and that the layer itself does not hold." if answer else
+                "you call the shortcut true. It depends on the image, on the patch embedding and on each "
+                "layer's own weights as well: change something else."
+            )  # fmt: skip
+        if any(not torch.equal(value, before[name]) for name, value in model.state_dict().items()):
+            raise NotYet("the answer is right, but the model is left changed; put back what you changed.")

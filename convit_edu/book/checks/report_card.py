@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from ...lab.intervals import student_t
-from .verdict import NotYet, exercise, tensor
+from .verdict import NotYet, exercise, tell, tensor
 
 
 def _number(answer: object, what: str) -> float:
@@ -16,18 +16,14 @@ def check_false_holds(expected: Callable[[int, int], float]) -> None:
     """`expected(one_sided, two_sided)`: how many comparisons hold by chance if every true difference is 0."""
     for one, two in ((23, 4), (20, 0), (0, 20)):
         found = _number(expected(one, two), "the expected number")
-        words = {
-            0.05 * (one + two): "5 % of all intervals leave 0 out, but a one-sided comparison holds only where the "
-                                "interval lies above 0, and that is half of them",
-            0.025 * (one + two): "a two-sided comparison holds on either side of 0, so count both",
-            0.05 * one + 0.025 * two: "you have the two kinds the wrong way round",
-            1 - 0.95 ** (one + two): "this is the chance of at least one; asked for is the expected number",
-        }  # fmt: skip
-        if math.isclose(found, 0.025 * one + 0.05 * two, rel_tol=1e-6):
-            continue
-        why = next((why for value, why in words.items() if math.isclose(found, value, rel_tol=1e-6)), None)
-        why = why or "think of a single comparison first"
-        raise NotYet(f"{one} one-sided and {two} two-sided comparisons, you say {found:g}; {why}.")
+        tell(found, 0.025 * one + 0.05 * two, {
+            "5 % of all intervals leave 0 out, but a one-sided comparison holds only where the interval lies above 0, "
+            "and that is half of them": 0.05 * (one + two),
+            "a two-sided comparison holds on either side of 0, so count both": 0.025 * (one + two),
+            "you have the two kinds the wrong way round": 0.05 * one + 0.025 * two,
+            "this is the chance of at least one; asked for is the expected number": 1 - 0.95 ** (one + two),
+        }, f"{one} one-sided and {two} two-sided comparisons, you say {found:g}; ",
+            "think of a single comparison first")  # fmt: skip
 
 
 @exercise
@@ -40,16 +36,12 @@ def check_corrected(corrected: Callable[[float, float, int, int], tuple[float, f
         where = f"with mean {mean:g}, half-width {half:g}, {n} seeds and {m} comparisons"
         if not math.isclose((high + low) / 2, mean, rel_tol=1e-6):
             raise NotYet(f"{where} your interval is not centred on the mean.")
-        if math.isclose(found, right, rel_tol=1e-6):
-            continue
-        words = {
-            half * m: "the half-width does not grow with the number of comparisons itself, but with the quantile",
-            half: "nothing has changed: use the quantile for the confidence 1 - 0.05 / m",
-            half * student_t(n, 1 - 0.05 / m) / student_t(n): "n seeds have n - 1 degrees of freedom",
-            half * student_t(n - 1, 1 - 0.05 / m): "divide by the old quantile: `half` holds it already",
-        }
-        why = next((why for value, why in words.items() if math.isclose(found, value, rel_tol=1e-6)), None)
-        raise NotYet(f"{where} your half-width is {found:.3f}; {why or 'take the ratio of two quantiles'}.")
+        tell(found, right, {
+            "the half-width does not grow with the number of comparisons itself, but with the quantile": half * m,
+            "nothing has changed: use the quantile for the confidence 1 - 0.05 / m": half,
+            "n seeds have n - 1 degrees of freedom": half * student_t(n, 1 - 0.05 / m) / student_t(n),
+            "divide by the old quantile: `half` holds it already": half * student_t(n - 1, 1 - 0.05 / m),
+        }, f"{where} your half-width is {found:.3f}; ", "take the ratio of two quantiles", within=1e-5)  # fmt: skip
 
 
 @exercise

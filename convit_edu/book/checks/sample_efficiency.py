@@ -6,14 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 
-from .verdict import NotYet, exercise, near, tell
+from .verdict import NotYet, exercise, given, tell, tell_half_width
 
 
 def _numbers(answer: object, count: int, wanted: str) -> list[float]:
     """The answer as so many floats, or NotYet."""
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer}; {wanted}.")
-    answer = list(answer)
+    answer = list(given(answer, f"; {wanted}"))
     if len(answer) != count:
         raise NotYet(f"{wanted}; you return {len(answer)} number{'s' * (len(answer) != 1)}.")
     return [float(value) for value in answer]
@@ -75,22 +73,13 @@ def check_gap_difference(difference: Callable[..., Sequence[float]]) -> None:
         "you have added the two gaps": (gaps[0] + gaps[1]).mean().item(),
         "this is the gap on few images alone": gaps[0].mean().item(),
     }, "the mean is off: ")  # fmt: skip
-    error = d.std().item() / 5**0.5
     halves = [2.776 * gap.std().item() / 5**0.5 for gap in gaps]
     spread = sum(arm.var().item() for arm in (*few, *full))
-    for wrong, why in (
-        (error, "this is the standard error; multiply by t."),
-        (1.96 * error, "1.96 belongs to many seeds; five need 2.776."),
-        (2.776 * error * 5**0.5, "divide the standard deviation by the root of the number of seeds."),
-        (2.776 * d.std(correction=0).item() / 5**0.5, "divide the squares by n - 1, not by n."),
-        (sum(halves), "you add the half-widths of the two gaps; take one difference of gaps for each seed instead."),
-        (math.hypot(*halves), "you treat the two gaps as independent, but they share their seeds: pair them too."),
-        (2.776 * (spread / 5) ** 0.5, "you treat all four lists as independent, but they share their seeds."),
-    ):
-        if near(half, wrong):
-            raise NotYet(why)
-    if abs(half - 2.776 * error) > 1e-3:
-        raise NotYet(f"the half-width should be {2.776 * error:.3f}, yours is {half:.3f}.")
+    tell_half_width(half, d, {
+        "you add the half-widths of the two gaps; take one difference of gaps for each seed instead": sum(halves),
+        "you treat the two gaps as independent, but they share their seeds: pair them too": math.hypot(*halves),
+        "you treat all four lists as independent, but they share their seeds": 2.776 * (spread / 5) ** 0.5,
+    })  # fmt: skip
 
 
 STEPS_TO_SPEND = 40_000

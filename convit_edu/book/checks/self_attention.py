@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...attention import SelfAttention
-from .verdict import NotYet, close, diagnose, exercise, random_tensor, tensor
+from .verdict import NotYet, close, diagnose, exercise, given, random_tensor, tell, tensor
 
 
 @exercise
@@ -34,20 +34,16 @@ def check_cut_patches(cut: Callable[[Tensor, int], Tensor]) -> None:
 def check_attention_cost(cost: Callable[[int, int], int]) -> None:
     """A function (N, D) -> multiplications in the matrix products of one self-attention layer."""
     for N, D in ((196, 192), (49, 72)):
-        answer, expected = cost(N, D), 4 * N * D**2 + 2 * N**2 * D
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}.")
-        reasons = {
-            3 * N * D**2 + 2 * N**2 * D: "W_out is a product, too.",
-            4 * N * D**2 + N**2 * D: "there are two products of size N²: Q K^T, and A times the values.",
-            4 * N * D**2: "Q K^T, and A times the values, are missing.",
-            2 * N**2 * D: "the four maps of every token, D x D each, are missing.",
-            2 * expected: "you count additions as well.",
-            4 * D**2 + 2 * N**2 * D: "every one of the N tokens goes through the four maps.",
-        }
-        if answer != expected:
-            reason = reasons.get(answer, "go product by product: (m, k) times (k, n) takes m k n.")
-            raise NotYet(f"for N={N}, D={D} you count {answer:,}, it is {expected:,}; {reason}")
+        answer, expected = given(cost(N, D)), 4 * N * D**2 + 2 * N**2 * D
+        tell(answer, expected, {
+            "W_out is a product, too": 3 * N * D**2 + 2 * N**2 * D,
+            "there are two products of size N²: Q K^T, and A times the values": 4 * N * D**2 + N**2 * D,
+            "Q K^T, and A times the values, are missing": 4 * N * D**2,
+            "the four maps of every token, D x D each, are missing": 2 * N**2 * D,
+            "you count additions as well": 2 * expected,
+            "every one of the N tokens goes through the four maps": 4 * D**2 + 2 * N**2 * D,
+        }, f"for N={N}, D={D} you count {answer:,}, it is {expected:,}; ",
+            "go product by product: (m, k) times (k, n) takes m k n")  # fmt: skip
 
 
 @exercise
@@ -95,10 +91,8 @@ def check_look_right(maps: Callable[[tuple[int, int]], tuple[Tensor, Tensor]]) -
     """A function (grid) -> W_qry, W_key (N, N) by which a head attends to the right neighbour, if X is the identity."""
     for grid in ((3, 3), (2, 4)):
         N = grid[0] * grid[1]
-        answer = maps(grid)
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer}.")
-        W_qry, W_key = (tensor(W, (N, N), name) for W, name in zip(answer, ("W_qry", "W_key"), strict=True))
+        answer = zip(given(maps(grid)), ("W_qry", "W_key"), strict=True)
+        W_qry, W_key = (tensor(W, (N, N), name) for W, name in answer)
         A = (W_qry @ W_key.T / N**0.5).softmax(-1)  # (N, N), for X = identity and d = N
         if not A.isfinite().all():
             raise NotYet("some attention is not a number: choose large scores, not infinite ones.")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ...model import create_model
 from ...train import Recipe
-from .verdict import NotYet, exercise
+from .verdict import NotYet, exercise, given, tell, tell_half_width
 
 
 @exercise
@@ -36,9 +36,7 @@ def check_learning_rate(rate: Callable[..., float]) -> None:
 def check_decays(decays: Callable[[str, Tensor], bool]) -> None:
     """A function (name, parameter) -> whether weight decay applies."""
     for name, parameter in create_model("convit_mini_28").named_parameters():
-        answer = decays(name, parameter)
-        if answer is None or answer is ...:
-            raise NotYet(f"the function returned {answer} for {name}.")
+        answer = given(decays(name, parameter), f" for {name}")
         expected = parameter.ndim > 1 and name not in ("cls_token", "pos_embed")
         if bool(answer) != expected:
             shape = tuple(parameter.shape)
@@ -54,9 +52,7 @@ def check_subset(subset: Callable[[Tensor, int, int], Tensor]) -> None:
     """A function (labels, per_class, seed) -> indices of a balanced, seeded, nested subset."""
     labels = torch.randint(0, 5, (400,), generator=torch.Generator().manual_seed(0))
     small, again, large, other = (subset(labels, n, seed) for n, seed in ((4, 0), (4, 0), (9, 0), (4, 1)))
-    if small is None or small is ...:
-        raise NotYet(f"the function returned {small}.")
-    small, again, large, other = (torch.as_tensor(answer) for answer in (small, again, large, other))
+    small, again, large, other = (torch.as_tensor(answer) for answer in (given(small), again, large, other))
     if small.shape != (20,):
         raise NotYet(f"4 images of each of 5 classes are 20 indices; yours have shape {tuple(small.shape)}.")
     if len(set(small.tolist())) < 20:
@@ -75,27 +71,13 @@ def check_subset(subset: Callable[[Tensor, int, int], Tensor]) -> None:
 def check_paired_interval(interval: Callable[..., tuple]) -> None:
     """A function (a, b) -> mean paired difference and half-width of its 95 % interval, for five seeds."""
     a, b = torch.tensor([[62.0, 60.5, 64.0, 58.5, 61.0], [46.0, 45.5, 47.0, 43.5, 44.0]], dtype=torch.float64)
-    answer = interval(a.tolist(), b.tolist())
-    if answer is None or answer is ...:
-        raise NotYet(f"the function returned {answer}.")
-    mean, half = (float(part) for part in answer)
-    d = a - b
-    error = (d.std() / 5**0.5).item()
-    if abs(mean - d.mean().item()) > 1e-6:
-        why = "b - a is the wrong way round." if mean < 0 else "average a - b."
-        raise NotYet(f"the mean difference is off; {why}")
-    independent = ((a.var() + b.var()) / 5).sqrt().item()
-    for wrong, why in (
-        (error, "this is the standard error; multiply by t."),
-        (1.96 * error, "1.96 belongs to many seeds; five need 2.776."),
-        (2.776 * d.std().item(), "divide the standard deviation by the root of the number of seeds."),
-        (2.776 * (d.std(correction=0) / 5**0.5).item(), "divide the squares by n - 1, not by n."),
-        (2.776 * independent, "you treat the arms as independent; take the spread of the differences."),
-    ):
-        if abs(half - wrong) < 1e-6:
-            raise NotYet(why)
-    if abs(half - 2.776 * error) > 1e-3:
-        raise NotYet(f"the half-width should be {2.776 * error:.3f}, yours is {half:.3f}.")
+    mean, half = (float(part) for part in given(interval(a.tolist(), b.tolist())))
+    why = "b - a is the wrong way round" if mean < 0 else "average a - b"
+    tell(mean, (a - b).mean().item(), {}, "the mean difference is off; ", why)
+    independent = 2.776 * ((a.var() + b.var()) / 5).sqrt().item()
+    tell_half_width(half, a - b, {
+        "you treat the arms as independent; take the spread of the differences": independent,
+    })  # fmt: skip
 
 
 @exercise

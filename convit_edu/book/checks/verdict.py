@@ -28,6 +28,13 @@ def exercise(check: Callable[..., None]) -> Callable[..., None]:
     return verdict
 
 
+def given(answer: object, more: str = ""):
+    """The answer, or NotYet where the function returned nothing."""
+    if answer is None or answer is ...:
+        raise NotYet(f"the function returned {answer}{more}.")
+    return answer
+
+
 def tensor(answer: object, shape: tuple[int, ...], what: str = "your answer") -> Tensor:
     """The answer as a float64 tensor of the given shape, or NotYet."""
     if answer is None or answer is ...:
@@ -53,13 +60,21 @@ def random_tensor(seed: int, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def near(a: float, b: float) -> bool:
-    return abs(a - b) < 1e-6
-
-
-def tell(found: float, right: float, mistakes: dict[str, float], where: str = "") -> None:
-    """NotYet with the words of the wrong number that was found, or with both numbers; nothing for the right one."""
-    if not near(found, right):
-        known = (words for words, wrong in mistakes.items() if near(found, wrong))
-        why = next(known, f"it is {right:g}, you have {found:g}")
+def tell(found: float, right: float, mistakes: dict[str, float], where="", otherwise="", within: float = 1e-6) -> None:
+    """NotYet with the words of the wrong number that was found, or `otherwise` with both; nothing for the right one."""
+    if abs(found - right) > within:
+        known = (words for words, wrong in mistakes.items() if abs(found - wrong) <= within)
+        why = next(known, otherwise or f"it is {right:g}, you have {found:g}")
         raise NotYet(f"{where}{why}.")
+
+
+def tell_half_width(half: float, differences: Tensor, mistakes: dict[str, float]) -> None:
+    """NotYet unless this is the half-width of the 95 % interval of five paired differences; t may be exact."""
+    error, right = differences.std().item() / 5**0.5, 2.776 * differences.std().item() / 5**0.5
+    tell(half, right, {
+        "this is the standard error; multiply by t": error,
+        "1.96 belongs to many seeds; five need 2.776": 1.96 * error,
+        "divide the standard deviation by the root of the number of seeds": right * 5**0.5,
+        "divide the squares by n - 1, not by n": right * 0.8**0.5,
+        **mistakes,
+    }, otherwise=f"the half-width should be {right:.3f}, yours is {half:.3f}", within=1e-3)  # fmt: skip
