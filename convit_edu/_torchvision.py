@@ -1,4 +1,4 @@
-"""torchvision: make its import (and so timm's) work beside a CPU-only torch, and read CIFAR-100."""
+"""torchvision: make its import (and so timm's) work beside a CPU-only torch, and read CIFAR."""
 
 import sys
 from pathlib import Path
@@ -49,32 +49,33 @@ def _import_afresh() -> None:
     import torchvision  # noqa: F401
 
 
-def cifar100(root: Path, download: bool = False) -> tuple[list[Tensor], list[str]]:
-    """Read CIFAR-100 from the folder `root`; torchvision checks every file.
+def cifar(name: str, root: Path, download: bool = False) -> tuple[list[Tensor], list[str]]:
+    """Read `cifar10` or `cifar100` from the folder `root`; torchvision checks every file.
 
     Returns [training images (M, 3, 32, 32) uint8, labels (M,) int64, the same for test], and the class names.
     Raises FileNotFoundError for a missing file, ValueError for a bad one, ConnectionError for no download.
     """
     ensure_importable()
-    from torchvision.datasets import CIFAR100
+    from torchvision import datasets
 
-    folder = root / CIFAR100.base_folder
-    files = [folder / name for name in ("train", "test", "meta")]
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    folder = root / source.base_folder
+    files = [folder / file for file, _ in source.train_list + source.test_list] + [folder / source.meta["filename"]]
     if download and not all(file.is_file() for file in files):
         try:
-            CIFAR100(root, download=True)
+            source(root, download=True)
         except (RuntimeError, OSError) as error:
             reason = " ".join(str(error).split())
-            raise ConnectionError(f"cifar100 could not be downloaded into {root} ({reason}); check the network "
+            raise ConnectionError(f"{name} could not be downloaded into {root} ({reason}); check the network "
                                   f"and the folder, or put the unpacked files into {folder}.") from error
     for file in files:
         if not file.is_file():
-            raise FileNotFoundError(f"cifar100: {file} is missing; with a network pass download=True, "
+            raise FileNotFoundError(f"{name}: {file} is missing; with a network pass download=True, "
                                     f"otherwise put torchvision's unpacked files into {folder}.")
     try:
-        train, test = (CIFAR100(root, train=split) for split in (True, False))
+        train, test = (source(root, train=split) for split in (True, False))
     except RuntimeError as error:  # a checksum differs
-        raise ValueError(f"cifar100: a file in {folder} is truncated or altered (its md5 is not the published one); "
+        raise ValueError(f"{name}: a file in {folder} is truncated or altered (its md5 is not the published one); "
                          "move the folder away and fetch it again, for instance with download=True.") from error
     tensors = []
     for split in (train, test):

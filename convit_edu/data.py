@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .pictures import class_files, left_out_words, read_picture
 
-NAMES = ("fashion_mnist_5k", "cifar100", "folder")
+NAMES = ("fashion_mnist_5k", "cifar10", "cifar100", "folder")
 CLOTHES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
@@ -233,12 +233,12 @@ def batches(num_images: int, batch_size: int, seed: int, start_step: int = 0) ->
 def load(name: str, root: str | Path | None = None, size: int | None = None, download: bool = False) -> Dataset:
     """Load a data set into memory by its name, one of `NAMES`.
 
-    `fashion_mnist_5k` comes with the package. `cifar100` is torchvision's, in the folder `root`; `download=True`
-    fetches it if it is not there. `folder` reads root/train/<class>/* and root/val/<class>/* in RGB, shorter side
-    resized to `size` pixels, centre cropped to size x size: in memory 3*size*size bytes an image; a warning counts
-    the files that are left out, see `pictures.class_files`. Every file is checked. Raises FileNotFoundError for
-    missing data, ValueError for an unknown name, a wrong argument or a bad file, OSError for one that cannot be
-    opened, ConnectionError for a failed download, MemoryError where memory is short.
+    `fashion_mnist_5k` comes with the package. `cifar10` and `cifar100` are torchvision's, in the folder `root`;
+    `download=True` fetches them if they are not there. `folder` reads root/train/<class>/* and root/val/<class>/* in
+    RGB, shorter side resized to `size` pixels, centre cropped to size x size: in memory 3*size*size bytes an image; a
+    warning counts the files that are left out, see `pictures.class_files`. Every file is checked. Raises
+    FileNotFoundError for missing data, ValueError for an unknown name, a wrong argument or a bad file, OSError for
+    one that cannot be opened, ConnectionError for a failed download, MemoryError where memory is short.
     """
     if name not in NAMES:
         raise ValueError(f"unknown data set {name!r}; the known ones are {', '.join(NAMES)}.")
@@ -251,9 +251,9 @@ def load(name: str, root: str | Path | None = None, size: int | None = None, dow
     root = Path(os.path.expanduser(root))  # leaves alone what names nobody's home
     if name == "folder":
         return _folder(root, size)
-    from ._torchvision import cifar100
+    from ._torchvision import cifar
 
-    return _dataset(name, *cifar100(root, download))
+    return _dataset(name, *cifar(name, root, download))
 
 
 def _dataset(name: str, tensors: Sequence[Tensor], classes: Iterable[str]) -> Dataset:

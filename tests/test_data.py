@@ -371,57 +371,60 @@ def test_unreadable_image_is_named(folder):
         load("folder", root=folder, size=8)
 
 
-# ---- CIFAR-100
+# ---- CIFAR
 
 
-@pytest.fixture
-def cifar(tmp_path, monkeypatch):
+@pytest.fixture(params=[("cifar10", "CIFAR10", ""), ("cifar100", "CIFAR100", "fine_")], ids=lambda param: param[0])
+def cifar(request, tmp_path, monkeypatch):
     """The published files are too large for a test: made-up ones of that layout, with their md5 sums."""
     _torchvision.ensure_importable()
-    from torchvision.datasets import CIFAR100
+    from torchvision import datasets
 
-    pixels, sums = noise(5, 3, 32, 32).numpy(), {}
+    name, kind, fine = request.param
+    source, pixels, sums = getattr(datasets, kind), noise(5, 3, 32, 32).numpy(), {}
     contents = {
-        "train": {"data": pixels[:3].reshape(3, -1), "fine_labels": [2, 0, 1]},
-        "test": {"data": pixels[3:].reshape(2, -1), "fine_labels": [1, 1]},
-        "meta": {"fine_label_names": ["apple", "bear", "cup"]},
+        "train": {"data": pixels[:3].reshape(3, -1), f"{fine}labels": [2, 0, 1]},
+        "test": {"data": pixels[3:].reshape(2, -1), f"{fine}labels": [1, 1]},
+        "meta": {f"{fine}label_names": ["apple", "bear", "cup"]},
     }
-    (tmp_path / "cifar-100-python").mkdir()
-    for name, content in contents.items():
+    folder = tmp_path / source.base_folder
+    folder.mkdir()
+    for file, content in contents.items():
         packed = pickle.dumps(content)
-        (tmp_path / "cifar-100-python" / name).write_bytes(packed)
-        sums[name] = hashlib.md5(packed).hexdigest()
-    monkeypatch.setattr(CIFAR100, "train_list", [["train", sums["train"]]])
-    monkeypatch.setattr(CIFAR100, "test_list", [["test", sums["test"]]])
-    monkeypatch.setattr(CIFAR100, "meta", {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]})
-    return pixels
+        (folder / file).write_bytes(packed)
+        sums[file] = hashlib.md5(packed).hexdigest()
+    monkeypatch.setattr(source, "train_list", [["train", sums["train"]]])
+    monkeypatch.setattr(source, "test_list", [["test", sums["test"]]])
+    monkeypatch.setattr(source, "meta", {"filename": "meta", "key": f"{fine}label_names", "md5": sums["meta"]})
+    return name, source, folder, pixels
 
 
-def test_cifar_100_becomes_a_dataset(cifar, tmp_path):
-    found = load("cifar100", root=tmp_path)
-    assert np.array_equal(found.train_images, cifar[:3]) and np.array_equal(found.test_images, cifar[3:])
+def test_cifar_becomes_a_dataset(cifar, tmp_path):
+    name, _, _, pixels = cifar
+    found = load(name, root=tmp_path)
+    assert np.array_equal(found.train_images, pixels[:3]) and np.array_equal(found.test_images, pixels[3:])
     assert found.train_labels.tolist() == [2, 0, 1] and found.test_labels.tolist() == [1, 1]
     assert found.classes == ("apple", "bear", "cup") and found.mean.shape == (3,)
 
 
-def test_cifar_100_that_is_missing_altered_or_out_of_reach_is_named(cifar, tmp_path, monkeypatch):
-    folder = tmp_path / "cifar-100-python"
-    for name in ("train", "meta"):
-        content = (folder / name).read_bytes()
-        (folder / name).write_bytes(content[:-1])
+def test_cifar_that_is_missing_altered_or_out_of_reach_is_named(cifar, tmp_path, monkeypatch):
+    name, source, folder, _ = cifar
+    for file in ("train", "meta"):
+        content = (folder / file).read_bytes()
+        (folder / file).write_bytes(content[:-1])
         with pytest.raises(ValueError, match=f"a file in {folder} is truncated or altered"):
-            load("cifar100", root=tmp_path)
-        (folder / name).write_bytes(content)
+            load(name, root=tmp_path)
+        (folder / file).write_bytes(content)
     (folder / "test").unlink()
     with pytest.raises(FileNotFoundError, match=f"{folder}/test is missing; with a network pass download=True"):
-        load("cifar100", root=tmp_path)
+        load(name, root=tmp_path)
 
     def unreachable(self, root, train=True, download=False):
         raise URLError("Name or service\nnot known")
 
-    monkeypatch.setattr("torchvision.datasets.CIFAR100.__init__", unreachable)
+    monkeypatch.setattr(source, "__init__", unreachable)
     with pytest.raises(ConnectionError, match=r"could not be downloaded .*not known.*; check the network"):
-        load("cifar100", root=tmp_path, download=True)
+        load(name, root=tmp_path, download=True)
 
 
 # ---- the script that makes the embedded file
