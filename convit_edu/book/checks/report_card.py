@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 from ...lab.intervals import student_t
-from .verdict import NotYet, exercise, tell, tensor
+from .verdict import NotYet, exercise, given, tell, tensor
 
 
 def _number(answer: object, what: str) -> float:
@@ -30,7 +30,7 @@ def check_false_holds(expected: Callable[[int, int], float]) -> None:
 def check_corrected(corrected: Callable[[float, float, int, int], tuple[float, float]]) -> None:
     """`corrected(mean, half, n, m)`: the interval at confidence 1 - 0.05 / m, from the 95 % one of n seeds."""
     for mean, half, n, m in ((4.0, 2.0, 5, 1), (8.0, 3.0, 5, 10), (-2.0, 1.0, 10, 27)):
-        low, high = (_number(bound, "a bound") for bound in corrected(mean, half, n, m))
+        low, high = (_number(bound, "a bound") for bound in given(corrected(mean, half, n, m)))
         right = half * student_t(n - 1, 1 - 0.05 / m) / student_t(n - 1)
         found = (high - low) / 2
         where = f"with mean {mean:g}, half-width {half:g}, {n} seeds and {m} comparisons"
