@@ -354,7 +354,7 @@ def test_one_budget_alone_is_not_compared_with_itself(tmp_path):
 
 
 def test_a_mistake_in_a_claim_is_not_taken_for_a_missing_record(folder, monkeypatch):
-    for parts, error in ((lambda results: results.select(), ValueError), (lambda results: {}["lable"], KeyError)):
+    for parts, error in ((lambda results: results.select(), ValueError), (lambda results: {}["missing"], KeyError)):
         monkeypatch.setitem(CLAIMS, "C4", Claim("wrong", "", "", "", "dynamics", parts))
         with pytest.raises(error):
             parts_of("C4", folder=folder / "dynamics")
