@@ -208,7 +208,7 @@ FIFTY = made_up([10] * 5)
         (lambda: FIFTY.subset(fraction="0.5"), "fraction must lie"),
         (lambda: FIFTY.subset(fraction=0.01), "below one image a class"),
         (lambda: FIFTY.held_out(0.01), "on both sides; the smallest class of made_up has 10"),
-        (lambda: FIFTY.held_out(0.99), "on both sides"),
+        (lambda: made_up([20, 1]).held_out(0.5), "on both sides; the smallest class of made_up has 1"),
         (lambda: FIFTY.held_out("0.1"), r"not '0\.1'"),
         (lambda: batches(0, 4, 0), "batches: num_images is a whole number of at least 1"),
         (lambda: batches(4, 2.5, 0), "batches: batch_size is a whole number of at least 1"),

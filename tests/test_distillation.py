@@ -98,7 +98,7 @@ def test_the_arms_differ_in_the_teacher_alone_and_share_the_other_runs():
 
 
 @pytest.mark.slow
-def test_a_run_says_how_good_its_teacher_is():
+def test_a_run_says_how_good_its_teacher_is_and_counts_its_seconds(monkeypatch):
     found = cells("distillation", "laptop-rehearsal")
     config = found[json.dumps({"arm": "DeiT", "teacher": "CNN"})]
     result = worker.perform(config, 0, "cpu", None, None)["result"]
@@ -106,8 +106,10 @@ def test_a_run_says_how_good_its_teacher_is():
     assert result["teacher"]["accuracy"] == alone["accuracy"]  # trained as by itself
     assert set(result["teacher"]) == {"accuracy", "on training images", "agreement"}
     assert all(0 <= value <= 100 for value in result["teacher"].values()) and "masking" in result
+    teacher, _ = worker.model_before(config.teacher, 0, "cpu", None)
+    monkeypatch.setattr(worker, "model_before", lambda *_: (teacher, 1e6))
     again = worker.perform(config, 0, "cpu", None, None)
-    assert again["result"] == result  # the teacher is not changed by teaching
+    assert again["result"] == result and again["meta"]["seconds"] > 1e6  # teaching does not change the teacher
 
 
 def test_the_estimate_counts_the_teacher():
