@@ -573,7 +573,7 @@ def test_checkpoints_that_cannot_be_read(pictures, whole, tmp_path, capsys, monk
     refused(capsys, evaluated, f"{path} is not a readable checkpoint")
     torch.save({"identity": {}, "model": {}}, path)
     refused(capsys, evaluated, f"{path} is not a readable checkpoint")
-    torch.save({"identity": {"model": "ViT"}, "model": {"weight": 1}}, path)  # of convit_edu.train
+    torch.save({"identity": {"model": "ViT", "set": {}}, "model": {"weight": 1}}, path)  # of convit_edu.train, say
     refused(capsys, evaluated, f"{path} is a checkpoint of another program")
 
 

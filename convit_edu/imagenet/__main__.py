@@ -109,8 +109,8 @@ def _from_checkpoint(path: Path) -> tuple[str, ConViT, tuple[str, ...]]:
     """What to call the model of a checkpoint of one's own, the model, and the names of its classes."""
     state = read_checkpoint(path)
     about = state["identity"]
-    if "set" not in about:
-        raise ValueError(f"{path} is a checkpoint of another program; give one of convit_edu.imagenet.")
+    if not {"model", "set", "classes"} <= about.keys():
+        raise ValueError(f"{path} is a checkpoint of another program, or of an earlier version; give another.")
     model = build(about["model"], about["set"], None, len(about["classes"]))
     model.load_state_dict(state["model"])
     return f"{path}, {len(state['history']['epochs'])} epochs", model, tuple(about["classes"])
