@@ -72,6 +72,10 @@ def test_branch(launch, tmp_path, monkeypatch):
     assert launch.find_branch(tmp_path, "dev") == "launch"
 
 
+def test_pages_are_published_in_lower_case(launch):
+    assert launch.published("https://github.com/Ada/Convit") == "https://ada.github.io/Convit"
+
+
 def test_revision_is_the_commit_that_readers_can_fetch(launch, tmp_path, monkeypatch):
     assert launch.find_revision(tmp_path) == ""  # no repository
     here, there = clone(tmp_path / "here", str(tmp_path / "there")), tmp_path / "there"
@@ -125,42 +129,35 @@ def build(launch, tmp_path):
 
 BINDER = {GITHUB: "https://mybinder.org/v2/gh/ada/convit/main", GITLAB: "https://mybinder.org/v2/gl/ada%2Fconvit/main"}
 COLAB = "https://colab.research.google.com/github/ada/convit/blob/main/index.ipynb"
+PICTURE = '<meta property="og:image" content="https://ada.github.io/convit/_static/gate.png">'
 
 
 @pytest.mark.parametrize("address", [GITHUB, GITLAB])
-def test_buttons_with_an_address(build, address):
+def test_an_address_brings_buttons_and_a_picture_for_links(build, address):
     page, notebook = build(address)
     assert f"{BINDER[address]}?urlpath=lab/tree/index.ipynb" in page
-    assert (COLAB in page) == (address == GITHUB)  # Colab opens no other host
+    assert (COLAB in page) == (PICTURE in page) == (address == GITHUB)  # Colab opens no other host
+    assert (ROOT / "book" / "_static" / "gate.png").is_file()
     assert f'REPOSITORY = "{address}"' in "".join(json.loads(notebook)["cells"][1]["source"])
 
 
 def test_page_and_package_are_tied_and_names_are_quoted(build, monkeypatch):
-    monkeypatch.setenv("CONVIT_EDU_BRANCH", 'a&b"c/#d')
-    monkeypatch.setenv("CONVIT_EDU_REVISION", "v1.2")
+    for name, value in (("BRANCH", 'a&b"c/#d'), ("REVISION", "v1.2"), ("PAGES", "https://example.org/")):
+        monkeypatch.setenv(f"CONVIT_EDU_{name}", value)
     page, notebook = build(GITHUB)
     assert f"{BINDER[GITHUB].removesuffix('main')}a%26b%22c/%23d?urlpath=" in page
     assert COLAB.replace("main", "a%26b%22c/%23d") in page and 'b"c' not in page
+    assert '<meta property="og:url" content="https://example.org/index.html">' in page
     assert f'REPOSITORY = "{GITHUB}@v1.2"' in "".join(json.loads(notebook)["cells"][1]["source"])
 
 
-def test_other_sites_are_told_what_a_page_is_about(build, monkeypatch):
-    page, _ = build("")
+def test_without_an_address_a_page_says_what_it_is_about_and_has_no_button(build):
+    page, notebook = build("")
     assert "<title>A chapter</title>" in page  # not "A chapter — A chapter"
     assert '<meta name="description" content="What is R &amp; C?">' in page
     assert '<meta property="og:title" content="A chapter">' in page and "og:image" not in page
-    page, _ = build("https://github.com/Ada/convit")
-    assert '<meta property="og:image" content="https://ada.github.io/convit/_static/gate.png">' in page
-    assert (ROOT / "book" / "_static" / "gate.png").is_file()
-    monkeypatch.setenv("CONVIT_EDU_PAGES", "https://example.org/")
-    assert '<meta property="og:url" content="https://example.org/index.html">' in build(GITHUB)[0]
-
-
-def test_no_button_without_an_address(build):
-    page, notebook = build("")
-    assert "launch-buttons" not in page and "mybinder" not in page and "colab" not in page
+    assert not any(word in page.lower() for word in ("launch-buttons", "mybinder", "colab.research", "thebe"))
     assert 'REPOSITORY = ""' in "".join(json.loads(notebook)["cells"][1]["source"])
-    assert "thebe" not in page.lower()
 
 
 # --- the first cell
