@@ -17,7 +17,7 @@ from ..lab.claims import CLAIMS, SIGNS, Card, Part
 
 KINDS = dict(zip(SIGNS, ("holds", "part", "open", "against", "none", "none")))  # a class of the style by verdict
 SPAN = (-20, 30)  # points of accuracy: what lies beyond is an arrow at the edge
-TICKS = range(-20, 31, 10)
+TICKS = range(SPAN[0], SPAN[1] + 1, 10)
 
 
 @dataclass(frozen=True)

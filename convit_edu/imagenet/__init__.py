@@ -4,8 +4,8 @@
     python -m convit_edu.imagenet --data ROOT --evaluate convit_tiny
 
 ROOT holds train/<class>/* and val/<class>/*. The same command goes on where it stopped. Augmentation, mixing,
-schedule and decay groups are timm's. The defaults are the paper's; where the paper, the released
-code and this module part ways:
+schedule and decay groups are timm's. The defaults are the paper's; where the paper, the released code and this
+module part ways:
 
 - Length. 300 epochs. The released code sets 10 more at the lowest rate and never runs them.
 - Rate. Constant within an epoch; epoch e takes the schedule's value at e. The released code takes that at e - 1,

@@ -39,7 +39,7 @@ class Log:
     epochs: list[dict] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     seconds: float = 0.0  # of the epoch that is not over
-    scaler: dict = field(default_factory=dict)
+    scaler: dict = field(default_factory=dict)  # the state of the loss scale, which float16 needs
 
 
 class Training:

@@ -23,7 +23,7 @@ def check_gpsa_parameters(count: Callable[[int, int], int]) -> None:
             "pos_proj has a bias, and every head has a gate": 4 * D**2 + D + 3 * H,
             "queries, keys and values have no bias here": 4 * D**2 + 4 * D + 5 * H,
             "there are four D x D maps: queries, keys, values and the output": 3 * D**2 + D + 5 * H,
-        }, f"{what} you count {answer:,}, it is {expected:,}; ", "go part by part")  # fmt: skip
+        }, f"{what} you count {answer:,}, it is {expected:,}; ", "go part by part", within=0)  # fmt: skip
 
 
 @exercise

@@ -15,15 +15,15 @@ def _number(answer: object, what: str) -> float:
 def check_false_holds(expected: Callable[[int, int], float]) -> None:
     """`expected(one_sided, two_sided)`: how many comparisons hold by chance if every true difference is 0."""
     for one, two in ((23, 4), (20, 0), (0, 20)):
-        found = _number(expected(one, two), "the expected number")
-        tell(found, 0.025 * one + 0.05 * two, {
+        found, right = _number(expected(one, two), "the expected number"), 0.025 * one + 0.05 * two
+        tell(found, right, {
             "5 % of all intervals leave 0 out, but a one-sided comparison holds only where the interval lies above 0, "
             "and that is half of them": 0.05 * (one + two),
             "a two-sided comparison holds on either side of 0, so count both": 0.025 * (one + two),
             "you have the two kinds the wrong way round": 0.05 * one + 0.025 * two,
             "this is the chance of at least one; asked for is the expected number": 1 - 0.95 ** (one + two),
         }, f"{one} one-sided and {two} two-sided comparisons, you say {found:g}; ",
-            "think of a single comparison first")  # fmt: skip
+            "think of a single comparison first", within=1e-6 * right)  # fmt: skip
 
 
 @exercise
@@ -41,7 +41,8 @@ def check_corrected(corrected: Callable[[float, float, int, int], tuple[float, f
             "nothing has changed: use the quantile for the confidence 1 - 0.05 / m": half,
             "n seeds have n - 1 degrees of freedom": half * student_t(n, 1 - 0.05 / m) / student_t(n),
             "divide by the old quantile: `half` holds it already": half * student_t(n - 1, 1 - 0.05 / m),
-        }, f"{where} your half-width is {found:.3f}; ", "take the ratio of two quantiles", within=1e-5)  # fmt: skip
+        }, f"{where} your half-width is {found:.3f}; ",
+            "take the ratio of two quantiles", within=1e-6 * right)  # fmt: skip
 
 
 @exercise
